@@ -1,0 +1,1 @@
+"""The only door to the host: everything that imports ComfyUI lives here."""

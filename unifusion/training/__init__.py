@@ -1,0 +1,1 @@
+"""Training on accelerate: flow matching of LAP, refiner and DiT against a frozen VLM."""
