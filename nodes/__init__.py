@@ -1,0 +1,1 @@
+"""What a creator sees: one file a node."""

@@ -1,0 +1,31 @@
+from comfy_api.latest import io
+
+from ..unifusion.comfy_bridge import draw
+from .types import CATEGORY
+
+
+class Guider(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="UniFusionGuider",
+            display_name="UniFusion Guider",
+            category=CATEGORY,
+            description="Separate guidance for text and pictures, for the stock SamplerCustomAdvanced node.",
+            search_aliases=["UniFusion", "guidance", "CFG", "image guidance", "dual CFG"],
+            inputs=[
+                io.Model.Input("model", tooltip="From Layerwise Attention Pool."),
+                io.Conditioning.Input("positive", tooltip="Pictures and text."),
+                io.Float.Input("cfg", display_name="CFG (text guidance)", default=4.5, min=0.0, max=30.0, step=0.1,
+                               tooltip="ComfyUI's CFG: 1 = off. Krea's own g is one less: g 3.5 is CFG 4.5."),
+                io.Float.Input("image_guidance", default=-1.0, min=-1.0, max=30.0, step=0.1,
+                               tooltip="Strength of the pictures by themselves; -1 follows the CFG."),
+                io.Conditioning.Input("negative", optional=True, tooltip="Needed at CFG above 1."),
+                io.Conditioning.Input("images_only", optional=True, tooltip="The pictures without text."),
+            ],
+            outputs=[io.Guider.Output(display_name="guider")],
+        )
+
+    @classmethod
+    def execute(cls, model, positive, cfg, image_guidance, negative=None, images_only=None) -> io.NodeOutput:
+        return io.NodeOutput(draw.guider(model, positive, negative, images_only, cfg, image_guidance))

@@ -1,0 +1,247 @@
+"""Hidden states of several VLM layers, with the role of every token.
+
+The value that travels between nodes is :class:`HiddenStates`. It is a named tuple, so that ComfyUI's cache,
+which counts tensors inside lists and tuples only, sees its memory, and so that two copies of this library
+(one imported by name, one through the host) understand each other's values.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+
+SYSTEM, TEMPLATE, INSTRUCTION, GENERATED = 0, 1, 2, 3
+IMAGE = 16  # image k has role IMAGE + k
+
+_NAMES = {SYSTEM: "system", TEMPLATE: "template", INSTRUCTION: "instruction", GENERATED: "generated"}
+
+# What of a sequence conditions the picture. Keys are shown to creators and stored in graphs.
+SELECTIONS = (
+    "images and rewritten text",
+    "rewritten text only",
+    "images and prompt",
+    "everything after the system prompt",
+    "everything",
+)
+
+
+def image_role(index: int) -> int:
+    """Role of the tokens of image ``index`` (0 for the first)."""
+    return IMAGE + index
+
+
+def role_name(role: int) -> str:
+    """Plain name of a role: ``"generated"``, ``"image 1"`` (counted from 1)."""
+    return _NAMES[role] if role < IMAGE else f"image {role - IMAGE + 1}"
+
+
+class HiddenStates(NamedTuple):
+    """Layer stack of one sequence.
+
+    Attributes:
+        states: ``(1, tokens, taps, width)`` float32; not normalised.
+        roles: ``(tokens,)`` int16; see the constants above.
+        weights: ``(tokens,)`` float32, 1 = neutral. A weight w acts as a bias log(w) on the token's key wherever
+            tokens attend to each other after the VLM; w = 0 removes the token.
+        spans: ``(tokens, 2)`` float32; part of the schedule in which the token counts, 0 = first step, 1 = last.
+        pieces: the text of every token; ``""`` for image tokens.
+        taps: layers whose inputs the states are (``hidden_states[k]`` in transformers' counting).
+        vlm: name of the model the states come from.
+        prompt: what the creator asked for.
+        text: what the model wrote (VERIFI), else ``""``.
+        grids: for each image, the (rows, columns) of tokens of each of its views.
+    """
+
+    states: torch.Tensor
+    roles: torch.Tensor
+    weights: torch.Tensor
+    spans: torch.Tensor
+    pieces: tuple[str, ...]
+    taps: tuple[int, ...]
+    vlm: str
+    prompt: str = ""
+    text: str = ""
+    grids: tuple[tuple[tuple[int, int], ...], ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens."""
+        return self.states.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Width of one state."""
+        return self.states.shape[3]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the layer stack occupies."""
+        return self.states.numel() * self.states.element_size()
+
+    def count_by_role(self) -> dict[str, int]:
+        """Tokens of each role, in order of first appearance."""
+        counts: dict[str, int] = {}
+        for role in self.roles.tolist():
+            counts[role_name(role)] = counts.get(role_name(role), 0) + 1
+        return counts
+
+
+def make_hidden_states(states: torch.Tensor, roles: Sequence[int], pieces: Sequence[str], taps: Sequence[int],
+                       vlm: str, **about) -> HiddenStates:
+    """Build neutral hidden states (weights 1, counting during the whole schedule).
+
+    Args:
+        states: ``(1, tokens, taps, width)``.
+        roles: one per token.
+        pieces: one per token.
+        taps: one per entry of the tap axis.
+        vlm: model name.
+        about: ``prompt``, ``text``, ``grids``, ``weights`` or ``spans``.
+
+    Raises:
+        ValueError: if the lengths disagree.
+    """
+    if states.ndim != 4 or states.shape[0] != 1:
+        raise ValueError(f"Hidden states must have the shape (1, tokens, taps, width), found {tuple(states.shape)}.")
+    tokens = states.shape[1]
+    if len(roles) != tokens or len(pieces) != tokens or len(taps) != states.shape[2]:
+        raise ValueError(f"Hidden states of {tokens} tokens and {states.shape[2]} taps came with {len(roles)} roles, "
+                         f"{len(pieces)} pieces and {len(taps)} taps.")
+    about.setdefault("weights", torch.ones(tokens))
+    about.setdefault("spans", torch.tensor([[0.0, 1.0]]).repeat(tokens, 1))
+    return HiddenStates(states=states, roles=torch.as_tensor(roles, dtype=torch.int16), pieces=tuple(pieces),
+                        taps=tuple(taps), vlm=vlm, **about)
+
+
+def take(hidden: HiddenStates, keep: torch.Tensor) -> HiddenStates:
+    """The tokens where ``keep`` (tokens,) bool is true, in order."""
+    index = keep.nonzero().squeeze(1)
+    return hidden._replace(
+        states=hidden.states.index_select(1, index.to(hidden.states.device)), roles=hidden.roles[index],
+        weights=hidden.weights[index], spans=hidden.spans[index], pieces=tuple(hidden.pieces[i] for i in index.tolist()))
+
+
+def selection_mask(roles: torch.Tensor, selection: str, opener: int | None = None) -> torch.Tensor:
+    """Which tokens condition the picture.
+
+    Args:
+        roles: ``(tokens,)``.
+        selection: one of :data:`SELECTIONS`.
+        opener: first token of the assistant's turn. From there to the end is used when the selection is empty or
+            names text and there is none: an unconditional branch needs at least one token, and the miniature is
+            trained with these.
+
+    Returns:
+        ``(tokens,)`` bool.
+    """
+    images = roles >= IMAGE
+    if selection == "images and rewritten text":
+        text, mask = roles == GENERATED, images | (roles == GENERATED)
+    elif selection == "rewritten text only":
+        text = mask = roles == GENERATED
+    elif selection == "images and prompt":
+        text = (roles == INSTRUCTION) | (roles == GENERATED)
+        mask = images | text
+    elif selection == "everything after the system prompt":
+        return roles != SYSTEM
+    elif selection == "everything":
+        return torch.ones_like(roles, dtype=torch.bool)
+    else:
+        raise ValueError(f"Unknown token selection '{selection}'; use one of: {', '.join(SELECTIONS)}.")
+    if opener is not None and not text.any():
+        mask = mask.clone()
+        mask[opener:] = True
+    return mask
+
+
+def drop_taps(hidden: HiddenStates, silenced: Iterable[int]) -> HiddenStates:
+    """Layer dropout at pooling (paper, ablations): the states of these layers become zero.
+
+    Raises:
+        ValueError: if a layer is not among the taps.
+    """
+    silenced = list(silenced)
+    foreign = [tap for tap in silenced if tap not in hidden.taps]
+    if foreign:
+        raise ValueError(f"Layers {foreign} are not tapped; the tapped layers are {list(hidden.taps)}.")
+    states = hidden.states.clone()
+    states[:, :, [hidden.taps.index(tap) for tap in silenced]] = 0
+    return hidden._replace(states=states)
+
+
+def join(parts: Sequence[HiddenStates]) -> HiddenStates:
+    """One sequence from several encodes, to be pooled together (the refiner mixes tokens).
+
+    Images are renumbered in order of appearance.
+
+    Raises:
+        ValueError: if the parts come from other models, taps or widths.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    for number, part in enumerate(parts[1:], 2):
+        for what, a, b in (("model", first.vlm, part.vlm), ("taps", first.taps, part.taps),
+                           ("width", first.width, part.width)):
+            if a != b:
+                raise ValueError(f"Hidden states can be joined only when they come from the same encoder: the first "
+                                 f"has {what} {a}, number {number} has {b}. Encode both with the same CLIP and profile.")
+    roles, offset = [], 0
+    for part in parts:
+        shifted = part.roles.clone()
+        shifted[shifted >= IMAGE] += offset
+        roles.append(shifted)
+        offset += len(part.grids)
+    return first._replace(
+        states=torch.cat([p.states for p in parts], dim=1), roles=torch.cat(roles),
+        weights=torch.cat([p.weights for p in parts]), spans=torch.cat([p.spans for p in parts]),
+        pieces=sum((p.pieces for p in parts), ()), grids=sum((p.grids for p in parts), ()),
+        prompt=" | ".join(p.prompt for p in parts if p.prompt), text=" | ".join(p.text for p in parts if p.text))
+
+
+def with_weight(hidden: HiddenStates, mask: torch.Tensor, weight: float) -> HiddenStates:
+    """Multiply the weights of the tokens where ``mask`` (tokens,) is true.
+
+    Raises:
+        ValueError: if the weight is negative or not finite.
+    """
+    if not 0 <= weight < float("inf"):
+        raise ValueError(f"A weight must be 0 or more, found {weight}: 1 is neutral, 2 counts twice, 0 removes.")
+    return hidden._replace(weights=torch.where(mask, hidden.weights * weight, hidden.weights))
+
+
+def to_tensors(hidden: HiddenStates) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and string metadata for a safetensors file."""
+    tensors = {name: getattr(hidden, name).contiguous().cpu() for name in ("states", "roles", "weights", "spans")}
+    about = {name: getattr(hidden, name) for name in ("pieces", "taps", "vlm", "prompt", "text", "grids")}
+    return tensors, {"unifusion.kind": "hidden_states", "unifusion.about": json.dumps(about)}
+
+
+def from_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> HiddenStates:
+    """Inverse of :func:`to_tensors`.
+
+    Raises:
+        ValueError: if the content is not what :func:`to_tensors` wrote.
+    """
+    missing = {"states", "roles", "weights", "spans"} - tensors.keys()
+    if metadata.get("unifusion.kind") != "hidden_states" or missing:
+        raise ValueError("This is not a file of UniFusion hidden states"
+                         + (f": {', '.join(sorted(missing))} missing." if missing else "."))
+    try:
+        about = json.loads(metadata["unifusion.about"])
+        grids = tuple(tuple(tuple(view) for view in image) for image in about["grids"])
+        pieces, taps, vlm = about["pieces"], about["taps"], str(about["vlm"])
+        prompt, text = str(about["prompt"]), str(about["text"])
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"The description inside this file of hidden states is damaged ({error!r}).") from None
+    tokens = tensors["states"].shape[1] if tensors["states"].ndim == 4 else -1
+    for name, shape in (("roles", (tokens,)), ("weights", (tokens,)), ("spans", (tokens, 2))):
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(f"Damaged hidden states: {name} has the shape {tuple(tensors[name].shape)}, "
+                             f"expected {shape}.")
+    return make_hidden_states(tensors["states"].float(), tensors["roles"].tolist(), pieces, taps, vlm,
+                              weights=tensors["weights"].float(), spans=tensors["spans"].float(),
+                              prompt=prompt, text=text, grids=grids)
