@@ -1,0 +1,1 @@
+"""Figures beside what a creator would use instead: ``python -m bench``."""
