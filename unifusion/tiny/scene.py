@@ -53,8 +53,8 @@ class Scene:
 class Edit:
     """One change.  ``target`` indexes ``scene.things`` (None for add and background).
 
-    ``value`` is a colour (recolour), a shape (replace), a Thing (add), a cell (move), a background
-    (background) or None (remove).
+    ``value`` is a colour (recolour), a shape or a (shape, colour) pair (replace), a Thing (add), a cell (move),
+    a background (background) or None (remove).
     """
 
     kind: str
@@ -70,8 +70,11 @@ class Edit:
         others = scene.things[:self.target] + scene.things[self.target + 1:]
         if self.kind == "remove":
             return replace(scene, things=others)
-        field = {"recolour": "color", "replace": "shape", "move": "cell"}[self.kind]
-        return replace(scene, things=others + (replace(scene.things[self.target], **{field: self.value}),))
+        if self.kind == "replace" and isinstance(self.value, tuple):
+            changes = dict(zip(("shape", "color"), self.value))
+        else:
+            changes = {{"recolour": "color", "replace": "shape", "move": "cell"}[self.kind]: self.value}
+        return replace(scene, things=others + (replace(scene.things[self.target], **changes),))
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,13 @@ def sample_edit(rng, scene: Scene, kind: str | None = None, held_out: bool | Non
         return Edit(kind, target)
     if kind == "move":
         return Edit(kind, target, int(rng.choice(scene.free_cells)))
+    if kind == "replace" and rng.random() < 0.3:
+        other = thing
+        while other.shape == thing.shape:
+            other = sample_thing(rng, [thing.cell], held_out=None)
+            if held_out is False and thing_is_held_out(replace(thing, shape=other.shape, color=other.color)):
+                other = thing
+        return Edit(kind, target, (other.shape, other.color))
     field, values = ("color", COLORS) if kind == "recolour" else ("shape", SHAPES)
     values = [value for value in values if value != getattr(thing, field)
               and not (held_out is False and thing_is_held_out(replace(thing, **{field: value})))]
@@ -158,17 +168,25 @@ def sample_edit(rng, scene: Scene, kind: str | None = None, held_out: bool | Non
 
 
 def sample_composition(rng, first: Scene, second: Scene) -> Composition:
-    """One thing of each picture, or a thing of one on the background of the other.
+    """One thing of each picture, a thing of one put into the other, or a thing of one on the other's background.
 
     A thing keeps its cell unless the cell is taken, then it moves to a free one (the instruction says where).
     """
-    background = int(rng.integers(2))
-    one, two = int(rng.integers(len(first.things))), int(rng.integers(len(second.things)))
-    if rng.random() < 0.3:
-        picture = 1 - background
-        index = (one, two)[picture]
-        return Composition(((picture, index, (first, second)[picture].things[index].cell),), background)
-    cells = [first.things[one].cell, second.things[two].cell]
-    if cells[0] == cells[1]:
-        cells[1] = int(rng.choice([cell for cell in range(9) if cell != cells[0]]))
-    return Composition(((0, one, cells[0]), (1, two, cells[1])), background)
+    scenes = (first, second)
+    base = int(rng.integers(2))
+    other = 1 - base
+    guest = int(rng.integers(len(scenes[other].things)))
+    guest_cell = scenes[other].things[guest].cell
+    kind = rng.random()
+    if kind < 0.25:
+        return Composition(((other, guest, guest_cell),), base)
+    hosts = list(range(len(scenes[base].things)))
+    if kind < 0.75 or len(hosts) == MAX_THINGS:
+        hosts = [int(rng.integers(len(hosts)))]
+    picks = [(base, host, scenes[base].things[host].cell) for host in hosts]
+    taken = {cell for _, _, cell in picks}
+    if guest_cell in taken:
+        guest_cell = int(rng.choice([cell for cell in range(9) if cell not in taken]))
+    picks.append((other, guest, guest_cell))
+    background = int(rng.integers(2)) if len(hosts) < len(scenes[base].things) else base
+    return Composition(tuple(sorted(picks)), background)
