@@ -43,16 +43,21 @@ class Tokens(NamedTuple):
     opener: int
 
 
-def chat(system: str, instruction: str, views: Sequence[int] = (), labels: Sequence[str] = (),
-         answer: str = "", strengths: Sequence[float] = ()) -> list[Segment]:
+def _segments(words: str | Sequence[tuple[str, float]], role: int) -> list[Segment]:
+    return [Segment(text, role, weight) for text, weight in ([(words, 1.0)] if isinstance(words, str) else words)]
+
+
+def chat(system: str, instruction: str | Sequence[tuple[str, float]], views: Sequence[int] = (),
+         labels: Sequence[str] = (), answer: str | Sequence[tuple[str, float]] = "",
+         strengths: Sequence[float] = ()) -> list[Segment]:
     """Qwen's chat with pictures in front of the instruction (Krea 2's template when there is no picture).
 
     Args:
         system: system prompt.
-        instruction: the creator's words.
+        instruction: the creator's words, or (text, weight) pieces of them from ``prompt_weights``.
         views: number of views (thumbnail and tiles) of each picture.
         labels: words in front of each picture, e.g. ``"Image 1: "``; empty for none.
-        answer: words of the assistant that are given, not decoded.
+        answer: words of the assistant that are given, not decoded; as text or as (text, weight) pieces.
         strengths: weight of each picture's tokens; empty for neutral.
     """
     segments = [Segment(f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n", SYSTEM)]
@@ -63,9 +68,9 @@ def chat(system: str, instruction: str, views: Sequence[int] = (), labels: Seque
         for _ in range(count):
             segments += [Segment(before, TEMPLATE), Segment(IMAGE_PAD, image_role(index), strengths[index] if strengths else 1.0),
                          Segment(after, TEMPLATE)]
-    segments += [Segment(instruction, INSTRUCTION), Segment("<|im_end|>\n", TEMPLATE), Segment(OPENER, TEMPLATE)]
+    segments += [*_segments(instruction, INSTRUCTION), Segment("<|im_end|>\n", TEMPLATE), Segment(OPENER, TEMPLATE)]
     if answer:
-        segments.append(Segment(answer, GENERATED))
+        segments += _segments(answer, GENERATED)
     return segments
 
 
