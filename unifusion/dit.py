@@ -91,13 +91,6 @@ def rotary_table(rows: int, columns: int, text: int, head_size: int, theta: floa
     return torch.stack([angle.cos(), angle.sin()]).float()
 
 
-def rotate_pairs(x: Tensor, table: Tensor) -> Tensor:
-    """Turn neighbouring pairs of (B, heads, tokens, head size) by the angles of ``table``; float32 inside."""
-    cos, sin = table
-    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2).to(x.dtype)
-
-
 def patchify(latent: Tensor, patch: int) -> Tensor:
     """(B, C, H, W) -> (B, H W / patch^2, C patch^2), channel slowest within a token."""
     batch, channels, height, width = latent.shape
@@ -144,9 +137,9 @@ class SingleStreamBlock(nn.Module):
         self.attn = Attention(features, heads, kvheads)
         self.mlp = SwiGLU(features, multiplier)
 
-    def forward(self, x: Tensor, modulation: Tensor, bias: Tensor | None, rotate) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, bias: Tensor | None, rotary: Tensor) -> Tensor:
         prescale, preshift, pregate, postscale, postshift, postgate = self.mod(modulation)
-        x = x + pregate * self.attn((1 + prescale) * self.prenorm(x) + preshift, bias, rotate)
+        x = x + pregate * self.attn((1 + prescale) * self.prenorm(x) + preshift, bias, rotary)
         return x + postgate * self.mlp((1 + postscale) * self.postnorm(x) + postshift)
 
 
@@ -220,21 +213,18 @@ class SingleStreamDiT(nn.Module):
 
         count = text.shape[1]
         head_size = self.config.features // self.config.heads
-        table = rotary_table(rows, columns, count, head_size, self.config.theta, latent.device)
+        rotary = rotary_table(rows, columns, count, head_size, self.config.theta, latent.device)
         bias = None
         if key_bias is not None:
             bias = F.pad(key_bias.float(), (0, image.shape[1]))[:, None, None, :]
-
-        def rotate(x: Tensor) -> Tensor:
-            return rotate_pairs(x, table)
 
         x = torch.cat([text, image], dim=1)
         features = None
         for index, block in enumerate(self.blocks):
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, modulation, bias, rotate, use_reentrant=False)
+                x = checkpoint(block, x, modulation, bias, rotary, use_reentrant=False)
             else:
-                x = block(x, modulation, bias, rotate)
+                x = block(x, modulation, bias, rotary)
             if index + 1 == features_at:
                 features = x[:, count:]
         velocity = unpatchify(self.last(x[:, count:], time), patch, rows, columns)

@@ -74,6 +74,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     return logits.softmax(-1).to(v.dtype) @ v
 
 
+def rotate_pairs(x: Tensor, rotary: Tensor) -> Tensor:
+    """Turn neighbouring pairs of (B, heads, T, head size) by angles; float32 inside.
+
+    Args:
+        rotary: (2, T, head size / 2), cosines and sines.
+    """
+    cos, sin = rotary
+    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2).to(x.dtype)
+
+
 class Attention(nn.Module):
     """Grouped-query self-attention with normed queries and keys and a sigmoid gate on its output."""
 
@@ -89,12 +100,12 @@ class Attention(nn.Module):
         self.qknorm = QKNorm(self.head_size)
         self.wo = nn.Linear(features, features, bias=bias)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, rotate=None) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None = None, rotary: Tensor | None = None) -> Tensor:
         """
         Args:
             x: (B, T, features).
             bias: additive on the logits, broadcastable to (B, heads, T, T).
-            rotate: applied to queries and keys, (B, heads, T, head size) each; position code.
+            rotary: (2, T, head size / 2), position code of queries and keys; see :func:`rotate_pairs`.
         """
 
         def split(y: Tensor, heads: int) -> Tensor:
@@ -102,8 +113,8 @@ class Attention(nn.Module):
 
         q, k = self.qknorm(split(self.wq(x), self.heads), split(self.wk(x), self.kvheads))
         v = split(self.wv(x), self.kvheads)
-        if rotate is not None:
-            q, k = rotate(q), rotate(k)
+        if rotary is not None:
+            q, k = rotate_pairs(q, rotary), rotate_pairs(k, rotary)
         if self.kvheads != self.heads:
             k = k.repeat_interleave(self.heads // self.kvheads, dim=1)
             v = v.repeat_interleave(self.heads // self.kvheads, dim=1)

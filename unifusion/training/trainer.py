@@ -22,7 +22,8 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
 from safetensors.torch import load_file, save_file
 
-from ..dit import SingleStreamDiT
+from ..dit import SingleStreamBlock, SingleStreamDiT
+from ..pooling import TextFusionBlock
 from .ema import EMA
 from .objective import Batch, FlowMatching, noise_levels
 from .optimizer import MuonAdamW
@@ -52,7 +53,8 @@ class TrainingSettings:
         ema: decay of the averaged weights.
         keep_every, score_every, log_every: steps between checkpoints, scores and log lines; 0 for never.
         mixed_precision: ``no``, ``bf16`` or ``fp16``.
-        compile: compile the objective (fixed shapes) with torch.compile.
+        compile: compile the blocks with torch.compile; wants fixed shapes. Blocks of one kind share
+            their code, so this takes a minute where the whole model takes many.
     """
 
     steps: int
@@ -159,8 +161,11 @@ class Trainer:
             step_scheduler_with_optimizer=False,
         )
         optimizer = build_optimizer(objective, settings)
+        if settings.compile:
+            for module in objective.modules():
+                if isinstance(module, (SingleStreamBlock, TextFusionBlock)):
+                    module.compile()
         self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
-        self.loss = torch.compile(self.objective) if settings.compile else self.objective
         self.dit = self.accelerator.unwrap_model(self.objective).dit
         self.ema = EMA(self.dit, settings.ema)
         self.position = _Position()
@@ -216,7 +221,7 @@ class Trainer:
             noise = torch.randn(len(batch.latents), settings.levels, *batch.latents.shape[1:], generator=generator)
             with self.accelerator.accumulate(self.objective):
                 with self.accelerator.autocast():
-                    losses = self.loss(batch, noise.to(batch.latents.device), t.to(batch.latents.device))
+                    losses = self.objective(batch, noise.to(batch.latents.device), t.to(batch.latents.device))
                 self.accelerator.backward(losses["loss"])
                 if self.accelerator.sync_gradients:
                     sums["gradient"] = float(

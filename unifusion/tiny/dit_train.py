@@ -1,0 +1,139 @@
+"""Train the miniature's DiT with LAP and refiner: ``python -m unifusion.tiny.dit_train --out DIR``.
+
+Needs the frozen VLM and VAE. Two processes on a CPU, or several GPUs, through torchrun or
+``accelerate launch``; the settings count pictures of one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ..dit import DiTConfig, SingleStreamDiT
+from ..training.objective import FlowMatching
+from ..training.sampling import sample
+from ..training.trainer import Trainer, TrainingSettings, generator_for
+from . import scene as world
+from .chats import Chat, ChatTokenizer
+from .data import EDIT_STAGE, TEXT_STAGE, TOKEN_CLASSES, Example, MiniatureSource, encode_chats
+from .prompts import edit_instruction, user_prompt
+from .render import render, sample_jitter
+from .scorer import read_scene, score_things
+from .text import caption
+from .vae import StillVAE, from_wan
+from .vae_train import to_pictures
+
+DIT = DiTConfig(features=256, heads=2, kvheads=1, layers=6, txtdim=240, txtlayers=4)
+ATTRIBUTES = ("color", "shape", "size", "texture")
+
+
+@dataclass(frozen=True)
+class DiTRun:
+    """How the miniature's DiT is trained.
+
+    Attributes:
+        batch: conditions in a step of one process; each serves ``training.levels`` noise levels.
+        edits_from: share of the run after which edits with one reference join.
+        length: fixed number of condition tokens, 0 for the longest of each batch.
+    """
+
+    training: TrainingSettings
+    batch: int = 16
+    edits_from: float = 0.6
+    length: int = 0
+    features_at: int = 4
+    token_weight: float = 0.1
+    foreground_weight: float = 3.0
+
+
+def heldout_examples(count: int, seed: int, task: str) -> list[Example]:
+    """Test scenes with combinations and wordings that training never saw; ``task`` is caption, reconstruct or edit."""
+    rng = np.random.default_rng(seed)
+    examples = []
+    for _ in range(count):
+        scene, jitter = world.sample_scene(rng, held_out=True), sample_jitter(rng)
+        if task == "caption":
+            examples.append(Example(Chat(user_prompt(scene, rng, "test")[0], answer=caption(scene)), scene, jitter))
+        elif task == "reconstruct":
+            examples.append(Example(Chat("", [[render(scene, jitter=jitter)]]), scene, jitter))
+        else:
+            edit = world.sample_edit(rng, scene, held_out=None)
+            result = edit.apply(scene)
+            chat = Chat(edit_instruction(scene, edit, rng, "test"), [[render(scene, jitter=jitter)]], caption(result))
+            examples.append(Example(chat, result, jitter))
+    return examples
+
+
+def score_pictures(pictures: np.ndarray, scenes: list[world.Scene]) -> dict[str, float]:
+    """Shares right: position, background and whole of pictures; the attributes of things.
+
+    Args:
+        pictures: uint8 (N, 128, 128, 3).
+    """
+    totals: dict[str, list[bool]] = {name: [] for name in ("position", "background", *ATTRIBUTES, "whole")}
+    for picture, asked in zip(pictures, scenes):
+        found = read_scene(picture)
+        things = score_things(found, asked)
+        for name in ATTRIBUTES:
+            totals[name] += things[name]
+        totals["position"].append({t.cell for t in found.things} == {t.cell for t in asked.things})
+        totals["background"].append(found.background == asked.background)
+        totals["whole"].append(found == asked)
+    return {name: float(np.mean(values)) for name, values in totals.items()}
+
+
+@torch.no_grad()
+def draw(
+    dit: SingleStreamDiT, vlm: nn.Module, tokenizer: ChatTokenizer, vae: StillVAE, chats: list[Chat],
+    instruction: list[bool], seed: int, **sampling,
+) -> np.ndarray:
+    """Pictures of chats, uint8 (N, 128, 128, 3); ``sampling`` goes to :func:`unifusion.training.sampling.sample`."""
+    states, bias = encode_chats(vlm, tokenizer, chats, instruction)
+    empty, _ = encode_chats(vlm, tokenizer, [Chat("")], [False])
+    noise = torch.randn(len(chats), 16, 16, 16, generator=generator_for(seed)).to(states.device)
+    return to_pictures(vae.decode(sample(dit, noise, states, bias, empty, **sampling)))
+
+
+def build_scorer(vlm: nn.Module, tokenizer: ChatTokenizer, vae: StillVAE, count: int = 48, seed: int = 77) -> Callable:
+    """Scores on ``count`` held-out scenes of each task with the true captions, and a grid of the first ten."""
+    sets = {task: heldout_examples(count, seed, task) for task in ("caption", "reconstruct", "edit")}
+
+    def score(dit: SingleStreamDiT, step: int) -> tuple[dict[str, float], list[np.ndarray]]:
+        scores, rows = {}, []
+        for task, examples in sets.items():
+            pictures = draw(dit, vlm, tokenizer, vae, [e.chat for e in examples], [False] * count, seed, steps=10)
+            found = score_pictures(pictures, [e.target for e in examples])
+            scores |= {name if task == "caption" else f"{task} {name}": value for name, value in found.items()}
+            rows += [np.stack([render(e.target, jitter=e.jitter) for e in examples[:10]]), pictures[:10]]
+        return scores, rows
+
+    return score
+
+
+def train(out: Path, vlm: nn.Module, tokenizer: ChatTokenizer, vae: StillVAE, run: DiTRun, config: DiTConfig = DIT,
+          until: int | None = None) -> Path:
+    """Train, or go on with the run in ``out``; vlm and vae lie on the device that will train.
+
+    Returns:
+        The file with averaged weights.
+    """
+    settings = run.training
+    dit = SingleStreamDiT(config).initialise(torch.Generator().manual_seed(settings.seed))
+    torch.manual_seed(settings.seed)  # the heads'
+    objective = FlowMatching(dit, TOKEN_CLASSES, run.features_at, run.token_weight)
+    source = MiniatureSource(
+        vlm, tokenizer, vae, run.batch, ((0, TEXT_STAGE), (int(run.edits_from * settings.steps), EDIT_STAGE)),
+        run.length or None, run.foreground_weight, settings.seed,
+    )
+    trainer = Trainer(objective, source, settings, out, build_scorer(vlm, tokenizer, vae))
+    trainer.accelerator.print(f"{sum(p.numel() for p in dit.parameters()) / 1e6:.2f} M parameters")
+    weights = trainer.run(until)
+    trainer.close()
+    return weights
