@@ -121,7 +121,8 @@ def take(hidden: HiddenStates, keep: torch.Tensor) -> HiddenStates:
     index = keep.nonzero().squeeze(1)
     return hidden._replace(
         states=hidden.states.index_select(1, index.to(hidden.states.device)), roles=hidden.roles[index],
-        weights=hidden.weights[index], spans=hidden.spans[index], pieces=tuple(hidden.pieces[i] for i in index.tolist()))
+        weights=hidden.weights[index], spans=hidden.spans[index],
+        pieces=tuple(hidden.pieces[i] for i in index.tolist()))
 
 
 def selection_mask(roles: torch.Tensor, selection: str, opener: int | None = None) -> torch.Tensor:
@@ -188,7 +189,8 @@ def join(parts: Sequence[HiddenStates]) -> HiddenStates:
                            ("width", first.width, part.width)):
             if a != b:
                 raise ValueError(f"Hidden states can be joined only when they come from the same encoder: the first "
-                                 f"has {what} {a}, number {number} has {b}. Encode both with the same CLIP and profile.")
+                                 f"has {what} {a}, number {number} has {b}. Encode both with the same CLIP and "
+                                 f"profile.")
     roles, offset = [], 0
     for part in parts:
         shifted = part.roles.clone()
@@ -232,16 +234,27 @@ def from_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> 
                          + (f": {', '.join(sorted(missing))} missing." if missing else "."))
     try:
         about = json.loads(metadata["unifusion.about"])
-        grids = tuple(tuple(tuple(view) for view in image) for image in about["grids"])
-        pieces, taps, vlm = about["pieces"], about["taps"], str(about["vlm"])
-        prompt, text = str(about["prompt"]), str(about["text"])
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"The description inside this file of hidden states is damaged ({error!r}).") from None
-    tokens = tensors["states"].shape[1] if tensors["states"].ndim == 4 else -1
-    for name, shape in (("roles", (tokens,)), ("weights", (tokens,)), ("spans", (tokens, 2))):
-        if tuple(tensors[name].shape) != shape:
+        grids = tuple(tuple((int(rows), int(columns)) for rows, columns in image) for image in about["grids"])
+        pieces, taps = tuple(map(str, about["pieces"])), tuple(map(int, about["taps"]))
+        vlm, prompt, text = str(about["vlm"]), str(about["prompt"]), str(about["text"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"The description inside these hidden states is damaged ({error!r}).") from None
+    shape = tuple(tensors["states"].shape)
+    if len(shape) != 4 or shape[0] != 1 or 0 in shape:
+        raise ValueError(f"Damaged hidden states: states has the shape {shape}, expected (1, tokens, taps, width).")
+    tokens = shape[1]
+    for name, expected in (("roles", (tokens,)), ("weights", (tokens,)), ("spans", (tokens, 2))):
+        if tuple(tensors[name].shape) != expected:
             raise ValueError(f"Damaged hidden states: {name} has the shape {tuple(tensors[name].shape)}, "
-                             f"expected {shape}.")
-    return make_hidden_states(tensors["states"].float(), tensors["roles"].tolist(), pieces, taps, vlm,
-                              weights=tensors["weights"].float(), spans=tensors["spans"].float(),
-                              prompt=prompt, text=text, grids=grids)
+                             f"expected {expected}.")
+    for name in ("states", "weights", "spans"):
+        if not tensors[name].is_floating_point():
+            raise ValueError(f"Damaged hidden states: {name} is {tensors[name].dtype}, expected floating point.")
+    roles, weights, spans = tensors["roles"], tensors["weights"].float(), tensors["spans"].float()
+    limit = IMAGE + len(grids)
+    if roles.is_floating_point() or roles.is_complex() or not ((roles >= 0) & (roles < limit)).all():
+        raise ValueError(f"Damaged hidden states: roles must be whole numbers from 0 to {limit - 1}.")
+    if not (torch.isfinite(weights) & (weights >= 0)).all() or not ((spans >= 0) & (spans <= 1)).all():
+        raise ValueError("Damaged hidden states: weights must be 0 or more and spans within 0 and 1.")
+    return make_hidden_states(tensors["states"].float(), roles.tolist(), pieces, taps, vlm, weights=weights,
+                              spans=spans, prompt=prompt, text=text, grids=grids)

@@ -6,6 +6,7 @@ import torch
 
 OFF = "off"
 CUSTOM = "custom"
+LARGEST = 1000.0  # far beyond use; keeps the scaled states finite in float32
 
 # The first gain is the one Krea 2 users settled on: it strengthens prompt following and keeps known characters.
 PRESETS: dict[str, dict[int, float]] = {
@@ -24,26 +25,25 @@ def parse_gains(text: str, taps: tuple[int, ...]) -> list[float]:
         taps: the tapped layers.
 
     Raises:
-        ValueError: if it cannot be read, a tap does not exist, or a gain is not finite.
+        ValueError: if it cannot be read, a tap does not exist, or a gain is not a number within :data:`LARGEST`.
     """
     parts = [part.strip() for part in text.replace(";", ",").split(",") if part.strip()]
     gains = [1.0] * len(taps)
+    plain = parts and all("=" not in part for part in parts)
+    if plain and len(parts) != len(taps):
+        raise ValueError(f"{len(parts)} layer gains were given ('{text}'), but the encoder has {len(taps)} taps; write "
+                         f"one number per tap, or single taps as in '11=1.45'.")
     try:
-        if parts and all("=" not in part for part in parts):
-            if len(parts) != len(taps):
-                raise ValueError(f"{len(parts)} layer gains were given, but the encoder has {len(taps)} taps; write one "
-                                 f"number per tap, or single taps as in '11=1.45'.")
-            gains = [float(part) for part in parts]
+        if plain:
+            gains, changes = [float(part) for part in parts], {}
         else:
-            for part in parts:
-                number, gain = part.split("=")
-                gains = with_gains(gains, {int(number): float(gain)})
-    except ValueError as error:
-        if "tap" in str(error):
-            raise
-        raise ValueError(f"Layer gains must look like '11=1.45, 5=0.9' or be one number per tap, found '{text}'.") from None
-    if not all(abs(gain) < float("inf") for gain in gains):
-        raise ValueError(f"Layer gains must be finite numbers, found '{text}'.")
+            changes = {int(number): float(gain) for number, gain in (part.split("=") for part in parts)}
+    except ValueError:
+        raise ValueError(f"Layer gains must look like '11=1.45, 5=0.9' or be one number per tap, found "
+                         f"'{text}'.") from None
+    gains = with_gains(gains, changes)
+    if not all(abs(gain) <= LARGEST for gain in gains):
+        raise ValueError(f"Layer gains must be numbers from -{LARGEST:g} to {LARGEST:g}, found '{text}'.")
     return gains
 
 
@@ -56,7 +56,8 @@ def with_gains(gains: list[float], changes: dict[int, float]) -> list[float]:
     gains = list(gains)
     for number, gain in changes.items():
         if not 1 <= number <= len(gains):
-            raise ValueError(f"Layer gains name tap {number}, but the encoder has only {len(gains)} taps (1 to {len(gains)}).")
+            raise ValueError(f"Layer gains name tap {number}, but the encoder has only {len(gains)} taps "
+                             f"(1 to {len(gains)}).")
         gains[number - 1] = gain
     return gains
 
