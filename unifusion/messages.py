@@ -66,7 +66,8 @@ def chat(system: str, instruction: str | Sequence[tuple[str, float]], views: Seq
         if index < len(labels) and labels[index]:
             segments.append(Segment(labels[index], TEMPLATE))
         for _ in range(count):
-            segments += [Segment(before, TEMPLATE), Segment(IMAGE_PAD, image_role(index), strengths[index] if strengths else 1.0),
+            weight = strengths[index] if strengths else 1.0
+            segments += [Segment(before, TEMPLATE), Segment(IMAGE_PAD, image_role(index), weight),
                          Segment(after, TEMPLATE)]
     segments += [*_segments(instruction, INSTRUCTION), Segment("<|im_end|>\n", TEMPLATE), Segment(OPENER, TEMPLATE)]
     if answer:
@@ -74,16 +75,22 @@ def chat(system: str, instruction: str | Sequence[tuple[str, float]], views: Seq
     return segments
 
 
+def _control_pattern(tokenizer) -> str:
+    control = sorted(set(tokenizer.get_added_vocab()) | set(tokenizer.all_special_tokens), key=len, reverse=True)
+    return "|".join(re.escape(token) for token in control)
+
+
 def remove_control_tokens(text: str, tokenizer) -> tuple[str, list[str]]:
     """Cut the tokenizer's control tokens out of a creator's text.
 
-    ``<|im_end|>`` in a prompt would end the turn, ``<|endoftext|>`` would mask everything behind it.
+    ``<|im_end|>`` in a prompt would end the turn, ``<|endoftext|>`` would mask everything behind it. Half an emoji,
+    which JSON can carry and no tokenizer takes, becomes the replacement character.
 
     Returns:
         (clean text, tokens found)
     """
-    control = sorted(set(tokenizer.get_added_vocab()) | set(tokenizer.all_special_tokens), key=len, reverse=True)
-    pattern = "|".join(re.escape(token) for token in control)
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    pattern = _control_pattern(tokenizer)
     found: list[str] = []
     while pattern and (hits := re.findall(pattern, text)):  # again: removing one may join the halves of another
         found += hits
@@ -113,14 +120,19 @@ def tokenize(segments: Sequence[Segment], tokenizer) -> Tokens:
         segments: from :func:`chat`.
         tokenizer: a byte-level BPE tokenizer of transformers.
     """
-    texts = [unicodedata.normalize("NFC", segment.text) for segment in segments]
-    ids = list(tokenizer("".join(texts))["input_ids"])
+    control = re.compile(f"({_control_pattern(tokenizer)})")
+
+    def normal(text: str) -> str:
+        """As Qwen's tokenizer does: composed characters (NFC), never across a control token."""
+        return "".join(unicodedata.normalize("NFC", part) for part in control.split(text))
+
+    text, ends = "", []
+    for segment in segments:  # from the start each time: an accent may join the last letter of the segment before
+        text += segment.text
+        ends.append(len(normal(text).encode()))
+    ids = list(tokenizer(normal(text))["input_ids"])
     raw = token_bytes(tokenizer, ids)
-    ends, position = [], 0
-    for text in texts:
-        position += len(text.encode())
-        ends.append(position)
-    if sum(map(len, raw)) != position:
+    if sum(map(len, raw)) != ends[-1]:
         raise ValueError("This tokenizer changes the text it reads, so the roles of its tokens cannot be known; "
                          "only byte-level BPE tokenizers such as Qwen's are supported.")
     roles, weights, position, segment, opener = [], [], 0, 0, len(ids)
