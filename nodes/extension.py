@@ -2,10 +2,23 @@ from comfy_api.latest import ComfyExtension, io
 
 from .dit_sampler import DiTSampler
 from .guider import Guider
+from .inspect import Inspect
 from .layerwise_attention_pool import LayerwiseAttentionPool
+from .load_conditioning import LoadConditioning
+from .save_conditioning import SaveConditioning
+from .verifi_rewrite import VerifiRewrite
 from .vlm_encode import VLMEncode
 
-NODES: list[type[io.ComfyNode]] = [VLMEncode, LayerwiseAttentionPool, DiTSampler, Guider]
+NODES: list[type[io.ComfyNode]] = [
+    VLMEncode,
+    VerifiRewrite,
+    LayerwiseAttentionPool,
+    DiTSampler,
+    Guider,
+    Inspect,
+    SaveConditioning,
+    LoadConditioning,
+]
 
 
 class UniFusionExtension(ComfyExtension):

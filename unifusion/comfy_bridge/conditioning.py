@@ -8,12 +8,31 @@ from ..hidden_states import HiddenStates, take
 from .dit import FusionModel
 
 MISSING_NEGATIVE = "unifusion_missing_negative"
+ABOUT = "unifusion_about"
 
 
-def schedule_pieces(spans: torch.Tensor) -> list[tuple[float, float]]:
-    """Parts of the schedule in which the same tokens count, from the tokens' ``(tokens, 2)`` spans."""
-    edges = sorted({0.0, 1.0, *spans.flatten().tolist()})
-    return list(zip(edges[:-1], edges[1:]))
+def about(hidden: HiddenStates) -> dict:
+    """What pooled conditioning remembers of its hidden states; plain values, so that it can be saved."""
+    return {"vlm": hidden.vlm, "taps": list(hidden.taps), "width": hidden.width, "prompt": hidden.prompt,
+            "text": hidden.text, "roles": hidden.count_by_role()}
+
+
+# ComfyUI counts both ends of a range, so that at a step exactly on an edge two parts would be averaged. Edges inside
+# the schedule are therefore moved by less than the distance of any two steps: the step belongs to the later part.
+_BEFORE_EDGE = 1e-5
+
+
+def schedule_pieces(hidden: HiddenStates) -> list[tuple[float, float, torch.Tensor]]:
+    """Parts of the schedule in which the same tokens count: (start, end, ``(tokens,)`` bool), start included."""
+    edges = sorted({0.0, 1.0, *hidden.spans.flatten().tolist()})
+    pieces: list[tuple[float, float, torch.Tensor]] = []
+    for start, end in zip(edges[:-1], edges[1:]):
+        keep = (hidden.weights > 0) & (hidden.spans[:, 0] <= start) & (hidden.spans[:, 1] >= end)
+        if pieces and torch.equal(keep, pieces[-1][2]):
+            pieces[-1] = (pieces[-1][0], end, keep)
+        else:
+            pieces.append((start, end, keep))
+    return pieces
 
 
 def to_conditioning(model: FusionModel, hidden: HiddenStates, which: str, gains: list[float], keep_rms: bool) -> list:
@@ -24,15 +43,15 @@ def to_conditioning(model: FusionModel, hidden: HiddenStates, which: str, gains:
     """
     model.check(hidden, which)
     entries = []
-    for start, end in schedule_pieces(hidden.spans):
-        keep = (hidden.weights > 0) & (hidden.spans[:, 0] <= start) & (hidden.spans[:, 1] >= end)
+    for start, end, keep in schedule_pieces(hidden):
         if not keep.any():
             raise ValueError(f"No token of the {which} hidden states is left between {start:.0%} and {end:.0%} of the "
                              f"schedule: every weight is 0 or outside its range. Raise a weight or widen a range.")
         part = hidden if keep.all() else take(hidden, keep)
-        options = {"pooled_output": None}
+        options = {"pooled_output": None, ABOUT: about(hidden)}
         if (start, end) != (0.0, 1.0):
-            options |= {"start_percent": start, "end_percent": end}
+            options |= {"start_percent": max(0.0, start - _BEFORE_EDGE),
+                        "end_percent": end if end == 1 else end - _BEFORE_EDGE}
         entries.append([model.pool(part, gains, keep_rms), options])
     return entries
 
