@@ -25,8 +25,9 @@ def test_an_explicit_number_is_a_weight(prompt, pieces):
 
 
 @pytest.mark.parametrize("prompt", [
-    "emoji 🦊 and (brackets) and 3 numbers: 1,2,3", "(16:9)", "a clock (at 10:30)", "(scale 1:100)", "(episode:42)", "(:-)",
-    ":)", "((", "))", "(cat:)", "(cat:-1)", "(cat:1.4", "cat:1.4)", "(x:y)", "", "(a:1e3)", "[word]", "line\n(one)\n"])
+    "emoji 🦊 and (brackets) and 3 numbers: 1,2,3", "(16:9)", "a clock (at 10:30)", "(scale 1:100)", "(episode:42)",
+    "(:-)", ":)", "((", "))", "(cat:)", "(cat:-1)", "(cat:1.4", "cat:1.4)", "(x:y)", "", "(a:1e3)", "[word]",
+    "line\n(one)\n"])
 def test_sentences_stay_text(prompt):
     assert plain_text(parse_weights(prompt)) == prompt
     assert all(weight == 1 for _, weight in parse_weights(prompt))

@@ -27,8 +27,8 @@ class FusionModel:
         self.network = getattr(model.model, "diffusion_model", None)
         if not hasattr(self.network, "txtfusion") or not hasattr(self.network, "txtlayers"):
             found = type(self.network).__name__ if self.network is not None else type(model.model).__name__
-            raise ValueError(f"This MODEL ({found}) has no Layerwise Attention Pooling inside. Load a Krea 2 checkpoint "
-                             f"with the stock Load Diffusion Model node, or the UniFusion miniature.")
+            raise ValueError(f"This MODEL ({found}) has no Layerwise Attention Pooling inside. Load a Krea 2 "
+                             f"checkpoint with the stock Load Diffusion Model node, or the UniFusion miniature.")
 
     @property
     def taps(self) -> int:

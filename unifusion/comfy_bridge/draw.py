@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from ..profiles import SAMPLER_PRESETS, SamplerPreset
 from .conditioning import MISSING_NEGATIVE
 from .sampling import UniFusionGuider, sample, shifted
@@ -31,18 +33,43 @@ def guider(model, positive, negative, images_only, cfg: float, image_guidance: f
         ValueError: if a branch is missing that a scale needs.
     """
     image = cfg if image_guidance < 0 else image_guidance
-    split = images_only is not None and not math.isclose(cfg, image)
-    if image_guidance >= 0 and images_only is None and not math.isclose(cfg, image):
-        raise ValueError(f"Image guidance {image:g} needs the 'images only' conditioning, but none is connected. Connect "
-                         f"it from Layerwise Attention Pool, or set image guidance to -1.")
-    needs_negative = not math.isclose(image if split else cfg, 1.0)
-    if needs_negative and (negative is None or any(MISSING_NEGATIVE in entry[1] for entry in negative)):
+    split = not math.isclose(cfg, image)
+    if split and _missing(images_only):
+        raise ValueError(f"Image guidance {image:g} needs the 'images only' conditioning, but none is connected. "
+                         f"Connect it from Layerwise Attention Pool, or set image guidance to -1.")
+    needs_negative = not math.isclose(image, 1.0)
+    if needs_negative and _missing(negative):
         raise ValueError(f"CFG {cfg:g} needs a negative, but none is connected. Connect the 'negative' output of the "
                          f"encode node through Layerwise Attention Pool, or set CFG to 1.")
+    if split and needs_negative and _equal(negative, images_only):
+        raise ValueError(f"Image guidance {image:g} has nothing to act on: 'negative' and 'images only' are the same. "
+                         f"Encode an empty prompt without pictures for the pool's negative, and connect the 'negative' "
+                         f"output of the encode that has the pictures to the pool's images_only.")
+    if split and "sampler_cfg_function" in model.model_options:
+        raise ValueError("This MODEL carries a CFG function of its own (such as RescaleCFG), which knows one scale "
+                         "only. Remove that node, or set image guidance to -1.")
     made = UniFusionGuider(model)
     made.set_branches(positive, negative if negative is not None else positive, images_only if split else None)
     made.set_scales(cfg, image)
     return made
+
+
+def _missing(conditioning) -> bool:
+    return conditioning is None or any(MISSING_NEGATIVE in entry[1] for entry in conditioning)
+
+
+def _equal(one: list, other: list) -> bool:
+    return len(one) == len(other) and all(torch.equal(a[0], b[0]) for a, b in zip(one, other))
+
+
+def _check_reference_latents(model, positive: list) -> None:
+    """ComfyUI drops reference latents without a word when no method is set (``krea2/model.py``)."""
+    default = getattr(model.model.diffusion_model, "default_ref_method", None)
+    if default is None and any("reference_latents" in entry[1] and "reference_latents_method" not in entry[1]
+                               for entry in positive):
+        raise ValueError("The positive carries reference latents, but no method, so the MODEL would ignore them. Put "
+                         "an 'Edit Model Reference Method' node behind 'Set Reference Latent'; Krea 2's edit LoRAs use "
+                         "'index_timestep_zero'.")
 
 
 def run(model, positive, negative, images_only, latent: dict, seed: int, preset: dict, denoise: float,
@@ -50,16 +77,18 @@ def run(model, positive, negative, images_only, latent: dict, seed: int, preset:
     """Returns the drawn latent.
 
     Raises:
-        ValueError: for a latent of other channels, a missing negative, or a model of another kind.
+        ValueError: for a latent of other channels, a missing negative, reference latents that would be ignored, or a
+            model of another kind.
     """
     chosen = settings(preset)
     start = latent["samples"]
     channels = model.get_model_object("latent_format").latent_channels
     if start.count_nonzero() and start.shape[1] != channels:
-        raise ValueError(f"The latent has {start.shape[1]} channels, but this MODEL draws in {channels}. Encode the picture "
-                         f"with the VAE that belongs to the MODEL.")
+        raise ValueError(f"The latent has {start.shape[1]} channels, but this MODEL draws in {channels}. Encode the "
+                         f"picture with the VAE that belongs to the MODEL.")
+    _check_reference_latents(model, positive)
     if denoise == 0:
         return latent
     model = shifted(model, start, chosen.shift, chosen.mu)
-    return sample(guider(model, positive, negative, images_only, chosen.cfg, image_guidance), latent, seed, chosen.steps,
-                  chosen.sampler, chosen.scheduler, denoise)
+    made = guider(model, positive, negative, images_only, chosen.cfg, image_guidance)
+    return sample(made, latent, seed, chosen.steps, chosen.sampler, chosen.scheduler, denoise)

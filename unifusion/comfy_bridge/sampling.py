@@ -44,7 +44,7 @@ class UniFusionGuider(comfy.samplers.CFGGuider):
     """Classifier-free guidance with separate scales for text and pictures.
 
     With equal scales, or without an ``images_only`` branch, this is ComfyUI's own guidance, bit for bit; branches
-    whose factor is zero are not computed.
+    whose factor is zero are not computed, unless the MODEL asks for them (``disable_cfg1_optimization``).
     """
 
     def set_scales(self, text: float, image: float | None = None) -> None:
@@ -58,24 +58,32 @@ class UniFusionGuider(comfy.samplers.CFGGuider):
             conds["images_only"] = images_only
         self.inner_set_conds(conds)
 
-    def predict_noise(self, x, timestep, model_options={}, seed=None):
+    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (ComfyUI's signature)
         text, image = self.cfg, self.image_scale
         if "images_only" not in self.conds or math.isclose(text, image):
             return super().predict_noise(x, timestep, model_options, seed)
         # n + s_img (i - n) + s_txt (p - i): n has the factor 1 - s_img, i has s_img - s_txt, p has s_txt.
-        positive, images, negative = (self.conds["positive"] if text else None, self.conds["images_only"],
-                                      None if image == 1 else self.conds.get("negative"))
-        conds = [positive, images, negative]
-        outs = list(comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options))
-        for hook in model_options.get("sampler_pre_cfg_function", []):
-            outs = list(hook({"conds": conds, "conds_out": outs, "cond_scale": text, "timestep": timestep, "input": x,
-                              "sigma": timestep, "model": self.inner_model, "model_options": model_options}))
-        p, i, n = outs
-        guided = text_and_image_guidance(i if negative is None else n, i, i if positive is None else p, image, text)
+        all_branches = model_options.get("disable_cfg1_optimization", False)
+        positive, negative = self.conds["positive"], self.conds["negative"]
+        if text == 0 and not all_branches:
+            positive = None
+        if math.isclose(image, 1.0) and not all_branches:
+            negative = None
+        conds = [positive, negative, self.conds["images_only"]]
+        about = {"timestep": timestep, "input": x, "sigma": timestep, "model": self.inner_model,
+                 "model_options": model_options}
+        if "sampler_calc_cond_batch_function" in model_options:
+            p, n, i = model_options["sampler_calc_cond_batch_function"]({"conds": conds, **about})
+        else:
+            p, n, i = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
+        # A branch that was left out has the factor zero: any finite value serves, and hooks see a sensible one.
+        p, n = i if positive is None else p, i if negative is None else n
+        for hook in model_options.get("sampler_pre_cfg_function", []):  # hooks of other packs know these two
+            p, n = hook({"conds": conds[:2], "conds_out": [p, n], "cond_scale": text, **about})
+        guided = text_and_image_guidance(n, i, p, image, text)
         for hook in model_options.get("sampler_post_cfg_function", []):
             guided = hook({"denoised": guided, "cond": positive, "uncond": negative, "cond_scale": text,
-                           "model": self.inner_model, "uncond_denoised": n, "cond_denoised": p, "sigma": timestep,
-                           "model_options": model_options, "input": x})
+                           "uncond_denoised": n, "cond_denoised": p, **about})
         return guided
 
 
@@ -96,8 +104,9 @@ def sample(guider: comfy.samplers.CFGGuider, latent: dict, seed: int, steps: int
     noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
     schedule = comfy.samplers.KSampler(model, steps=steps, device=model.load_device, sampler=sampler,
                                        scheduler=scheduler, denoise=denoise, model_options=model.model_options)
+    preview = latent_preview.prepare_callback(model, steps)
     samples = guider.sample(noise, start, comfy.samplers.sampler_object(sampler), schedule.sigmas,
-                            denoise_mask=latent.get("noise_mask"), callback=latent_preview.prepare_callback(model, steps),
+                            denoise_mask=latent.get("noise_mask"), callback=preview,
                             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed)
     out = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
     out["samples"] = samples.to(device=comfy.model_management.intermediate_device(),

@@ -12,6 +12,7 @@ import torch
 from ..hidden_states import HiddenStates, make_hidden_states
 from ..messages import IMAGE_PAD, Segment, Tokens, tokenize
 from ..profiles import PROFILES, Profile
+from ..references import TOKEN
 from .vision import image_features
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -193,7 +194,8 @@ def encode(vlm: VLM, segments: Sequence[Segment], taps: Sequence[int], pictures=
         (hidden states of every token, index of the first token of the assistant's turn)
     """
     tokens = vlm.tokenize(segments)
-    vlm.load(len(tokens.ids) + 1024 * len(pictures), len(taps), precision)
+    seen = sum(view.shape[1] * view.shape[2] // TOKEN**2 for views in pictures for view in views)
+    vlm.load(len(tokens.ids) + seen, len(taps), precision)
     embedded = vlm.embed(tokens, pictures)
     states = vlm.states(embedded, taps, precision)
     return make_hidden_states(states, embedded.roles, embedded.pieces, taps, vlm.name, grids=embedded.grids,
