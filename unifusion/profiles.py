@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .tiny.text import VERIFI_SYSTEM
+
 KREA2_SYSTEM = ("Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships "
                 "of the objects and background:")
 
@@ -41,7 +43,7 @@ PROFILES: dict[str, Profile] = {p.key: p for p in (
     # Krea 2: taps, template and window from its reference code; the user prompt is injected, unlike in the paper.
     Profile("krea2", "Krea 2", (2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 35), KREA2_SYSTEM, "faithful detail",
             "everything after the system prompt", "everything after the system prompt", 512, 384 * 384),
-    Profile("miniature", "UniFusion miniature", (1, 3, 5, 7), "describe the picture .", "miniature",
+    Profile("miniature", "UniFusion miniature", (1, 3, 5, 7), VERIFI_SYSTEM, "miniature",
             "images and prompt", "images and rewritten text", 160, 128 * 128),
     Profile("qwen3vl", "Qwen3-VL", (), KREA2_SYSTEM, "faithful detail",
             "everything after the system prompt", "images and rewritten text", 0, 384 * 384),
