@@ -123,7 +123,8 @@ def test_nothing_the_host_reaches_breaks_the_rules(name):
 
 
 def test_the_host_reaches_no_trainer_no_test_and_no_tool():
-    assert [name for name in NAMES if name.startswith(("tools", "tests", "bench", "noxfile", "unifusion/training"))] == []
+    ours_alone = ("tools", "tests", "bench", "noxfile", "unifusion/training")
+    assert [name for name in NAMES if name.startswith(ours_alone)] == []
 
 
 def test_every_python_file_is_either_reached_by_the_host_or_run_by_command():
