@@ -5,12 +5,16 @@ from .guider import Guider
 from .inspect import Inspect
 from .layerwise_attention_pool import LayerwiseAttentionPool
 from .load_conditioning import LoadConditioning
+from .multi_reference_combine import MultiReferenceCombine
+from .reference import Reference
 from .save_conditioning import SaveConditioning
 from .verifi_rewrite import VerifiRewrite
 from .vlm_encode import VLMEncode
 
 NODES: list[type[io.ComfyNode]] = [
     VLMEncode,
+    Reference,
+    MultiReferenceCombine,
     VerifiRewrite,
     LayerwiseAttentionPool,
     DiTSampler,

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from .profiles import PROFILES
+
 TOKEN = 32  # pixels along one side of a token
 LEAST_TOKENS = 4  # of a view; Qwen's preprocessing enlarges anything below 56 x 56 pixels to this
 MOST_PIXELS = 2**24  # kept of a picture; larger ones are brought down first
@@ -338,7 +340,28 @@ def prepared_lines(references: Sequence[PreparedReference]) -> list[str]:
     lines = []
     for number, reference in enumerate(references, 1):
         label = f" '{reference.label}'" if reference.label else ""
-        grids = " + ".join(f"{rows} x {columns}" for rows, columns in reference.grids)
-        lines.append(f"picture {number}{label}: {_count(len(reference.views), 'view')}, {grids} = {reference.tokens} "
-                     "tokens" + (f"; {about}" if (about := describe(reference)) else ""))
+        *parts, whole = [f"{rows} x {columns}" for rows, columns in reference.grids]
+        grids = f"{len(parts)} patches of about {parts[0]} and the whole of {whole}" if parts else whole
+        lines.append(f"picture {number}{label}: {grids} = {reference.tokens} tokens"
+                     + (f"; {about}" if (about := describe(reference)) else ""))
     return lines
+
+
+def sizes_by_profile() -> dict[str, int]:
+    """Tokens that each profile gives a view, by the profile's title."""
+    return {profile.title: profile.image_pixels // TOKEN**2 for profile in PROFILES.values()}
+
+
+def combined_lines(references: Sequence[Reference], budget: int) -> list[str]:
+    """Report of :func:`combine`."""
+    sizes = sizes_by_profile()
+    prepared = [prepare(reference, max(sizes.values())) for reference in references]
+    if budget:
+        used = sum(reference.tokens for reference in prepared)
+        return [*prepared_lines(prepared), f"budget: {used} of {budget} tokens, at most {references[0].tokens} a view"]
+    by_profile = ", ".join(f"{title} {tokens}" for title, tokens in sizes.items())
+    lines = [f"budget 0: every view gets what the encoder's profile wants, in tokens: {by_profile}; counted above for "
+             f"the largest"]
+    if all(reference.tokens for reference in references):
+        lines = []  # a Combine in front has set the sizes
+    return [*prepared_lines(prepared), *lines]

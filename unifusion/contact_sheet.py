@@ -1,0 +1,106 @@
+"""A sheet of the references: what the VLM will see, how much of it, and how strongly it counts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from .references import PreparedReference, Reference, prepare, sizes_by_profile, tile_grid
+
+_CELL, _GAP, _LINE, _ACROSS = 320, 20, 26, 4
+_THUMBNAIL = 96  # height of the whole picture below its patches
+_PAPER, _INK, _FAINT, _ACCENT = (250, 250, 248), (25, 25, 28), (200, 200, 200), (0, 110, 190)
+
+
+@lru_cache(maxsize=1)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # matplotlib's own font: the same on every machine, with Latin, Greek and Cyrillic letters.
+    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
+def _picture(view: torch.Tensor, width: int, height: int) -> Image.Image:
+    """A view enlarged without smoothing, so that its real resolution shows."""
+    image = Image.fromarray((view[0].cpu().numpy() * 255).round().astype(np.uint8))
+    scale = min(width / image.width, height / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.NEAREST if scale > 1 else Image.LANCZOS)
+
+
+def _paste_views(sheet: Image.Image, seen: PreparedReference, tiles: int, left: int, top: int) -> None:
+    """The picture, or its patches as they were cut with the whole one below."""
+    *parts, whole = seen.views
+    if not parts:
+        image = _picture(whole, _CELL, _CELL)
+        sheet.paste(image, (left + (_CELL - image.width) // 2, top + (_CELL - image.height) // 2))
+        return
+    down, across = tile_grid(*seen.size, tiles)
+    room = _CELL - _THUMBNAIL - 8
+    height, width = seen.size
+    scale = min(_CELL / width, room / height)
+    cell = (max(1, int(width * scale / across) - 4), max(1, int(height * scale / down) - 4))
+    for number, part in enumerate(parts):
+        image = _picture(part, 4096, 4096).resize(cell, Image.LANCZOS)
+        sheet.paste(image, (left + (number % across) * (cell[0] + 4), top + (number // across) * (cell[1] + 4)))
+    sheet.paste(_picture(whole, _CELL, _THUMBNAIL), (left, top + room + 8))
+
+
+def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, fill=_INK) -> None:
+    """One line, shortened at its end to the width of a cell."""
+    font = _font(17)
+    while draw.textlength(text, font) > _CELL:
+        text = text.rstrip("…")[:-1] + "…"
+    draw.text(at, text, fill, font)
+
+
+def draw(references: Sequence[Reference]) -> torch.Tensor:
+    """Draw the sheet.
+
+    Args:
+        references: at least one; those without a size of their own are shown as the largest profile wants them.
+
+    Returns:
+        ``(1, height, width, 3)`` float32 in 0..1.
+    """
+    across = min(_ACROSS, len(references))
+    rows = -(-len(references) // across)
+    tall = _CELL + 5 * _LINE
+    sheet = Image.new("RGB", (_GAP + across * (_CELL + _GAP), _GAP + rows * (tall + _GAP)), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for number, reference in enumerate(references):
+        left = _GAP + (number % across) * (_CELL + _GAP)
+        top = _GAP + (number // across) * (tall + _GAP)
+        seen = prepare(reference, max(sizes_by_profile().values()))
+        _paste_views(sheet, seen, reference.tiles, left, top)
+        if reference.strength == 0:
+            veil = Image.new("RGB", (_CELL, _CELL), _PAPER)
+            sheet.paste(veil, (left, top), Image.new("L", (_CELL, _CELL), 200))
+        top += _CELL + 8
+        _write(pen, (left, top), f"{number + 1}  {reference.label or '(no label)'}")
+        removed = " removed" if reference.strength == 0 else ""
+        _write(pen, (left, top + _LINE), f"strength {reference.strength:g}{removed}",
+               _INK if reference.strength == 1 else _ACCENT)
+        bar, middle = (left + 200, left + _CELL), top + _LINE + 10
+        pen.rectangle((bar[0], middle - 4, bar[1], middle + 4), fill=_FAINT)
+        filled = bar[0] + (bar[1] - bar[0]) * min(reference.strength, 2.0) / 2
+        pen.rectangle((bar[0], middle - 4, filled, middle + 4), fill=_ACCENT)
+        pen.line(((bar[0] + bar[1]) // 2, middle - 8, (bar[0] + bar[1]) // 2, middle + 8), fill=_INK)
+        _write(pen, (left, top + 2 * _LINE), _tokens(reference, seen))
+        if (reference.start, reference.end) != (0.0, 1.0):
+            when = f"from {reference.start:.0%} to {reference.end:.0%} of the schedule"
+            _write(pen, (left, top + 3 * _LINE), when, _ACCENT)
+    return torch.from_numpy(np.asarray(sheet).astype(np.float32) / 255)[None]
+
+
+def _tokens(reference: Reference, seen: PreparedReference) -> str:
+    views = "" if len(seen.views) == 1 else f" in {len(seen.views)} views"
+    if reference.tokens:
+        grid = f"{seen.grids[0][0]} x {seen.grids[0][1]} = " if len(seen.views) == 1 else ""
+        return f"{grid}{seen.tokens} tokens{views}"
+    sizes = " or ".join(map(str, sorted(set(sizes_by_profile().values()))))
+    return f"{sizes} tokens by profile" + (f", {len(seen.views)} times" if views else "")
