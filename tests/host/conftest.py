@@ -71,3 +71,16 @@ def krea2_model():
 def no_grad():
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """One real server for all tests that ask for it."""
+    from server import Server
+
+    running = Server(HOST, tmp_path_factory.mktemp("comfyui") / "base")
+    try:
+        running.wait()
+        yield running
+    finally:
+        running.stop()
