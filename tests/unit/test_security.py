@@ -41,7 +41,7 @@ WRITING = {"write_text", "write_bytes", "mkdir", "touch", "unlink", "rename", "r
            "save_file", "savefig", "replace_file", "chmod"}
 # Who may write, and what keeps the file inside ComfyUI's folders.
 WRITERS = {"unifusion/stored.py": "writes the file it is given; comfy_bridge/files.py gives it paths inside ComfyUI's "
-                                  "output folder only (tests/host/test_faults_files.py)"}
+                                  "output folder only (tests/host/test_files.py)"}
 
 
 def module_file(parts: list[str]) -> Path | None:
