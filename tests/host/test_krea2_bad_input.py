@@ -54,8 +54,8 @@ def sd15():
     config = comfy.supported_models.SD15({
         "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1],
         "channel_mult": [1], "transformer_depth": [1], "transformer_depth_output": [1, 1],
-        "transformer_depth_middle": 1, "context_dim": 768, "num_heads": 4, "use_spatial_transformer": True, "use_linear_in_transformer": False,
-        "legacy": False, "use_checkpoint": False, "adm_in_channels": None})
+        "transformer_depth_middle": 1, "context_dim": 768, "num_heads": 4, "use_spatial_transformer": True,
+        "use_linear_in_transformer": False, "legacy": False, "use_checkpoint": False, "adm_in_channels": None})
     model = comfy.model_base.BaseModel(config, device="cpu")
     return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
 
