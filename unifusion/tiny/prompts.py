@@ -114,7 +114,8 @@ def _article(phrase: str) -> str:
     return ("an " if phrase[0] in "aeio" else "a ") + phrase
 
 
-def _plural(noun: str) -> str:
+def plural(noun: str) -> str:
+    """``boxes`` of ``box``."""
     return PLURALS.get(noun, noun + "s")
 
 
@@ -157,7 +158,7 @@ def noun_phrase(stated: Stated, rng, count: int = 1, article: bool = True) -> st
             paint.insert(int(rng.integers(2)), pick(rng, TEXTURE_WORDS[stated.texture]))
     words += paint
     noun = pick(rng, SHAPE_WORDS[stated.shape] if stated.shape else ANY_NOUN)
-    words.append(_plural(noun) if count > 1 else noun)
+    words.append(plural(noun) if count > 1 else noun)
     phrase = " ".join(words)
     if not article:
         return phrase + tail
@@ -203,12 +204,14 @@ def user_prompt(scene: Scene, rng, split: str = "train", detail: float | None = 
         things.append((Stated(cells=cells, **attributes), words))
     rng.shuffle(things)
     groups = Counter(stated for stated, words in things if not words)
+    bare = rng.random() < 0.2  # "red circle, blue star"
     parts = []
     for stated, words in things:
         if words:
-            parts.append(f"{noun_phrase(stated, rng)} {words}")
+            parts.append(f"{noun_phrase(stated, rng, article=not bare)} {words}")
         elif stated in groups:
-            parts.append(noun_phrase(stated, rng, groups.pop(stated)))
+            count = groups.pop(stated)
+            parts.append(noun_phrase(stated, rng, count, article=count > 1 or not bare))
     background = scene.background if said() else None
     templates = PROMPTS[split][background is not None]
     text = pick(rng, templates).format(things=_join(parts, rng),

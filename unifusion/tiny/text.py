@@ -15,7 +15,7 @@ from itertools import permutations
 
 from .scene import BACKGROUNDS, COLORS, POSITIONS, SHAPES, SIZES, TEXTURES, Scene, Thing
 
-VERIFI_SYSTEM = "Describe the picture that the user asks for in full detail."
+VERIFI_SYSTEM = "Describe the picture in full detail."
 CAPTION_SYSTEM = "Describe the picture."
 
 _THING = re.compile(rf"an? ({'|'.join(SIZES)}) ({'|'.join(COLORS)}) ({'|'.join(TEXTURES)}) ({'|'.join(SHAPES)}) "
