@@ -1,4 +1,4 @@
-"""Fixtures inside one process with the real ComfyUI; weights are random where numbers are compared, never for pictures."""
+"""Fixtures in one process with the real ComfyUI; random weights where numbers are compared, never for pictures."""
 
 import importlib.util
 import os
@@ -76,7 +76,7 @@ def no_grad():
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """One real server for all tests that ask for it."""
-    from server import Server
+    from comfy_server import Server  # "server" is a module of the host
 
     running = Server(HOST, tmp_path_factory.mktemp("comfyui") / "base")
     try:

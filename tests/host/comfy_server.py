@@ -34,6 +34,9 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         (base / "custom_nodes").mkdir(parents=True)
         (base / "custom_nodes" / "UniFusion").symlink_to(PACK, target_is_directory=True)
+        # A CLIP of random weights and a look at the host's memory, for tests without the miniature.
+        (base / "custom_nodes" / "random_models").symlink_to(PACK / "tests" / "host" / "random_models",
+                                                             target_is_directory=True)
         self.log = base / "server.log"
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
