@@ -24,9 +24,13 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
+def _image(view: torch.Tensor) -> Image.Image:
+    return Image.fromarray((view[0].cpu().numpy() * 255).round().astype(np.uint8))
+
+
 def _picture(view: torch.Tensor, width: int, height: int) -> Image.Image:
     """A view enlarged without smoothing, so that its real resolution shows."""
-    image = Image.fromarray((view[0].cpu().numpy() * 255).round().astype(np.uint8))
+    image = _image(view)
     scale = min(width / image.width, height / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, Image.NEAREST if scale > 1 else Image.LANCZOS)
@@ -45,7 +49,7 @@ def _paste_views(sheet: Image.Image, seen: PreparedReference, tiles: int, left: 
     scale = min(_CELL / width, room / height)
     cell = (max(1, int(width * scale / across) - 4), max(1, int(height * scale / down) - 4))
     for number, part in enumerate(parts):
-        image = _picture(part, 4096, 4096).resize(cell, Image.LANCZOS)
+        image = _image(part).resize(cell, Image.LANCZOS)
         sheet.paste(image, (left + (number % across) * (cell[0] + 4), top + (number // across) * (cell[1] + 4)))
     sheet.paste(_picture(whole, _CELL, _THUMBNAIL), (left, top + room + 8))
 

@@ -7,27 +7,49 @@ from hypothesis import strategies as st
 from unifusion.prompt_weights import parse_weights, plain_text
 
 
-@pytest.mark.parametrize(("prompt", "pieces"), [
-    ("a red fox", [("a red fox", 1.0)]),
-    ("a (red fox:1.4) in snow", [("a ", 1.0), ("red fox", 1.4), (" in snow", 1.0)]),
-    ("(fox:0)", [("fox", 0.0)]),
-    ("(fox: .5 )", [("fox", 0.5)]),
-    ("((red:2) fox:1.5)", [("red", 3.0), (" fox", 1.5)]),
-    ("(a (big) dog:1.5)", [("a (big) dog", 1.5)]),
-    ("(a:1.2)(b:1.2)", [("ab", 1.2)]),
-    ("(note: a cat:1.5)", [("note: a cat", 1.5)]),
-    ("(route 66:1.5)", [("route 66", 1.5)]),
-])
+@pytest.mark.parametrize(
+    ("prompt", "pieces"),
+    [
+        ("a red fox", [("a red fox", 1.0)]),
+        ("a (red fox:1.4) in snow", [("a ", 1.0), ("red fox", 1.4), (" in snow", 1.0)]),
+        ("(fox:0)", [("fox", 0.0)]),
+        ("(fox: .5 )", [("fox", 0.5)]),
+        ("((red:2) fox:1.5)", [("red", 3.0), (" fox", 1.5)]),
+        ("(a (big) dog:1.5)", [("a (big) dog", 1.5)]),
+        ("(a:1.2)(b:1.2)", [("ab", 1.2)]),
+        ("(note: a cat:1.5)", [("note: a cat", 1.5)]),
+        ("(route 66:1.5)", [("route 66", 1.5)]),
+    ],
+)
 def test_an_explicit_number_is_a_weight(prompt, pieces):
     found = parse_weights(prompt)
     assert [text for text, _ in found] == [text for text, _ in pieces]
     assert [weight for _, weight in found] == pytest.approx([weight for _, weight in pieces])
 
 
-@pytest.mark.parametrize("prompt", [
-    "emoji 🦊 and (brackets) and 3 numbers: 1,2,3", "(16:9)", "a clock (at 10:30)", "(scale 1:100)", "(episode:42)",
-    "(:-)", ":)", "((", "))", "(cat:)", "(cat:-1)", "(cat:1.4", "cat:1.4)", "(x:y)", "", "(a:1e3)", "[word]",
-    "line\n(one)\n"])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "emoji 🦊 and (brackets) and 3 numbers: 1,2,3",
+        "(16:9)",
+        "a clock (at 10:30)",
+        "(scale 1:100)",
+        "(episode:42)",
+        "(:-)",
+        ":)",
+        "((",
+        "))",
+        "(cat:)",
+        "(cat:-1)",
+        "(cat:1.4",
+        "cat:1.4)",
+        "(x:y)",
+        "",
+        "(a:1e3)",
+        "[word]",
+        "line\n(one)\n",
+    ],
+)
 def test_sentences_stay_text(prompt):
     assert plain_text(parse_weights(prompt)) == prompt
     assert all(weight == 1 for _, weight in parse_weights(prompt))
