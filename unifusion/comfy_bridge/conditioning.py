@@ -56,6 +56,24 @@ def to_conditioning(model: FusionModel, hidden: HiddenStates, which: str, gains:
     return entries
 
 
+def pair_to_conditioning(model: FusionModel, positive: HiddenStates, negative: HiddenStates, gains: list[float],
+                         keep_rms: bool) -> tuple[list, list]:
+    """Positive and negative, pooled together where the stock sampler would evaluate them together.
+
+    Raises:
+        ValueError: as :func:`to_conditioning`.
+    """
+    plain = all((hidden.weights == 1).all() and len(schedule_pieces(hidden)) == 1 for hidden in (positive, negative))
+    if not plain or positive.tokens != negative.tokens:
+        return (to_conditioning(model, positive, "positive", gains, keep_rms),
+                to_conditioning(model, negative, "negative", gains, keep_rms))
+    model.check(positive, "positive")
+    model.check(negative, "negative")
+    below, above = model.pool_pair(negative, positive, gains, keep_rms)
+    return ([[above, {"pooled_output": None, ABOUT: about(positive)}]],
+            [[below, {"pooled_output": None, ABOUT: about(negative)}]])
+
+
 def no_negative(positive: list) -> list:
     """Zeros in the shape of the positive, as Krea 2 Turbo's own graphs use at CFG 1, marked as not given."""
     tensor = positive[0][0]

@@ -58,13 +58,28 @@ class FusionModel:
             ``(1, tokens, width)``, or ``(1, tokens, width + 1)`` with log(w) in the last column when a weight is
             not 1; in the model's compute dtype, on ComfyUI's intermediate device.
         """
-        dtype, device = self.patcher.model.get_dtype_inference(), self.patcher.load_device
-        need = hidden.states.numel() * dtype.itemsize * _WORK + 8 * hidden.tokens ** 2 * 4
-        comfy.model_management.load_models_gpu([self.patcher], memory_required=need)
-        states = apply_gains(hidden.states, gains, keep_rms)
         bias = None
         if (hidden.weights != 1).any():
-            bias = hidden.weights.log().to(device=device, dtype=dtype)[None]
+            bias = hidden.weights.log()[None]
+        return self._fuse(apply_gains(hidden.states, gains, keep_rms), bias)
+
+    def pool_pair(self, negative: HiddenStates, positive: HiddenStates, gains: list[float],
+                  keep_rms: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pool two unweighted sequences of one length as one batch, in the order in which ComfyUI batches them.
+
+        Its sampler evaluates a positive and a negative of one length together; matrix products round differently at
+        another batch size, so only the same batch gives the same bits.
+        """
+        states = torch.cat([negative.states, positive.states])
+        below, above = self._fuse(apply_gains(states, gains, keep_rms), None).split(1)
+        return below.clone(), above.clone()
+
+    def _fuse(self, states: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        dtype, device = self.patcher.model.get_dtype_inference(), self.patcher.load_device
+        need = states.numel() * dtype.itemsize * _WORK + 8 * states.shape[0] * states.shape[1] ** 2 * 4
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=need)
+        if bias is not None:
+            bias = bias.to(device=device, dtype=dtype)
         with comfy.model_management.cuda_device_context(device):
             pooled = self.network.txtfusion(states.to(device=device, dtype=dtype),
                                             mask=None if bias is None else bias[:, None, None, :])

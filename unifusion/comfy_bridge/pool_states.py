@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..hidden_states import HiddenStates, join
 from ..layer_gains import CUSTOM, PRESETS, parse_gains, with_gains
-from .conditioning import no_negative, to_conditioning
+from .conditioning import no_negative, pair_to_conditioning, to_conditioning
 from .dit import FusionModel
 
 
@@ -17,14 +17,14 @@ def run(model, positive: HiddenStates, gain_preset: str, gains: str, keep_rms: b
     positive = join([positive, *(part for part in more if part is not None)])
     values = (parse_gains(gains, positive.taps) if gain_preset == CUSTOM
               else with_gains([1.0] * len(positive.taps), PRESETS[gain_preset]))
-    pooled = to_conditioning(fusion, positive, "positive", values, keep_rms)
-    lines = [_describe("positive", positive, pooled)]
     if negative is None:
+        pooled = to_conditioning(fusion, positive, "positive", values, keep_rms)
         below = no_negative(pooled)
-        lines.append("negative: none given; zeros are handed on, which is right at CFG 1 only")
+        lines = [_describe("positive", positive, pooled),
+                 "negative: none given; zeros are handed on, which is right at CFG 1 only"]
     else:
-        below = to_conditioning(fusion, negative, "negative", values, keep_rms)
-        lines.append(_describe("negative", negative, below))
+        pooled, below = pair_to_conditioning(fusion, positive, negative, values, keep_rms)
+        lines = [_describe("positive", positive, pooled), _describe("negative", negative, below)]
     if images_only is None:
         images = below
     else:
