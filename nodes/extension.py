@@ -1,10 +1,12 @@
 from comfy_api.latest import ComfyExtension, io
 
+from ..unifusion.comfy_bridge import model_folders
 from .dit_sampler import DiTSampler
 from .guider import Guider
 from .inspect import Inspect
 from .layerwise_attention_pool import LayerwiseAttentionPool
 from .load_conditioning import LoadConditioning
+from .load_model import LoadModel
 from .multi_reference_combine import MultiReferenceCombine
 from .reference import Reference
 from .save_conditioning import SaveConditioning
@@ -12,6 +14,7 @@ from .verifi_rewrite import VerifiRewrite
 from .vlm_encode import VLMEncode
 
 NODES: list[type[io.ComfyNode]] = [
+    LoadModel,
     VLMEncode,
     Reference,
     MultiReferenceCombine,
@@ -26,6 +29,9 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class UniFusionExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        model_folders.register()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES
 

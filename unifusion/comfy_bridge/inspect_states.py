@@ -10,7 +10,7 @@ import torch
 from .. import plots
 from ..hidden_states import HiddenStates, drop_taps
 from ..inspect import Word, find_words, look, parse_silence, relative_change, table, word_attention, words_of
-from ..references import Reference, check_picture
+from ..references import Reference, from_images
 from .dit import FusionModel
 
 ALL = "all pages"
@@ -71,8 +71,4 @@ def _heat(pooling, hidden: HiddenStates, seen, heat_map: str, bias) -> tuple[tor
 
 def _pictures(references: Sequence[Reference] | None, images: dict | None) -> list[torch.Tensor]:
     """The pictures in the order the encode node takes them: references first, every picture of a batch."""
-    out = [reference.views[-1] for reference in references or ()]
-    for name, batch in (images or {}).items():
-        if batch is not None:
-            out += [check_picture(batch[i:i + 1], name) for i in range(batch.shape[0])]
-    return out
+    return [reference.picture for reference in [*(references or ()), *from_images(images or {})]]

@@ -1,0 +1,31 @@
+from comfy_api.latest import io
+
+from ..unifusion.comfy_bridge import model_folders
+from .types import CATEGORY
+
+
+class LoadModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="UniFusionLoadModel",
+            display_name="Load UniFusion Model",
+            category=CATEGORY,
+            description="Loads the bundled miniature, or a model of the same form from models/unifusion. For Krea 2 "
+                        "use the stock loaders instead.",
+            search_aliases=["UniFusion", "miniature", "checkpoint", "load model", "Krea 2"],
+            inputs=[
+                io.Combo.Input("model", options=model_folders.listing(), default=model_folders.BUNDLED,
+                               tooltip="The miniature comes with the pack and needs no download. Folders in "
+                                       "models/unifusion are listed too."),
+            ],
+            outputs=[
+                io.Model.Output("model_out", display_name="model"),
+                io.Clip.Output("clip", display_name="clip"),
+                io.Vae.Output("vae", display_name="vae"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model) -> io.NodeOutput:
+        return io.NodeOutput(*model_folders.load(model))

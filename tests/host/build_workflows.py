@@ -1,0 +1,155 @@
+"""Writes ``workflows/*.json`` and the subgraph blueprint from :mod:`graphs`, with the real frontend.
+
+``COMFYUI_PATH=... python tests/host/build_workflows.py [--pictures]`` needs Debian's chromium and ``playwright``. With
+``--pictures`` every workflow that runs on the pack's own weights is queued, and its picture becomes its thumbnail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from browser import open_page
+from graphs import GRAPHS, PACK_ID, TEXT, Graph
+from comfy_server import PACK, Server
+
+BUILD = """
+({nodes, groups, notes, pack}) => {
+  app.graph.clear();
+  const made = {};
+  for (const [key, spec] of Object.entries(nodes)) {
+    const node = LiteGraph.createNode(spec.type);
+    node.id = spec.id;
+    app.graph.add(node);
+    node.pos = spec.at;
+    if (spec.title) node.title = spec.title;
+    node.properties["Node name for S&R"] = spec.type;
+    if (spec.type.startsWith("UniFusion")) node.properties.cnr_id = pack;
+    if (spec.models.length) node.properties.models = spec.models;
+    made[key] = node;
+    for (const [name, value] of Object.entries({ ...spec.inputs, ...spec.behindLinks })) {
+      if (Array.isArray(value)) continue;
+      const widget = node.widgets.find((w) => w.name === name);
+      if (!widget) throw new Error(`${spec.type} has no widget ${name}`);
+      widget.value = value;
+      widget.callback?.(value);
+    }
+    for (const widget of node.widgets ?? [])
+      if (["fixed", "increment", "decrement", "randomize"].includes(widget.value)) widget.value = "fixed";
+  }
+  for (const [key, spec] of Object.entries(nodes))
+    for (const [name, value] of Object.entries(spec.inputs)) {
+      if (!Array.isArray(value)) continue;
+      const slot = made[key].inputs.findIndex((input) => input.name === name);
+      if (slot < 0) throw new Error(`${spec.type} has no input ${name}: ${made[key].inputs.map((i) => i.name)}`);
+      if (!made[value[0]].connect(value[1], made[key], slot)) throw new Error(`${spec.type}.${name} is not connected`);
+    }
+  for (const [key, spec] of Object.entries(nodes)) {
+    const least = made[key].computeSize();
+    made[key].setSize([Math.max(spec.size[0], least[0]), Math.max(spec.size[1], least[1])]);
+  }
+  const stack = [...notes];
+  for (const [text, at, size] of stack) {
+    const note = LiteGraph.createNode("MarkdownNote");
+    app.graph.add(note);
+    note.pos = at;
+    note.setSize(size);
+    note.widgets[0].value = text;
+    note.title = "Read me";
+  }
+  for (const [title, keys] of groups) {
+    const group = new LiteGraph.LGraphGroup(title);
+    const boxes = keys.map((key) => made[key]);
+    const left = Math.min(...boxes.map((n) => n.pos[0])) - 20, top = Math.min(...boxes.map((n) => n.pos[1])) - 80;
+    const right = Math.max(...boxes.map((n) => n.pos[0] + n.size[0])) + 20;
+    const bottom = Math.max(...boxes.map((n) => n.pos[1] + n.size[1])) + 20;
+    group.pos = [left, top];
+    group.size = [right - left, bottom - top];
+    app.graph.add(group);
+  }
+}
+"""
+
+SERIALIZE = """
+() => {
+  const graph = app.graph.serialize();
+  graph.extra = { ds: { scale: 0.6, offset: [120, 160] } };
+  return graph;
+}
+"""
+
+BLUEPRINT = """
+(keys) => {
+  const nodes = keys.map((id) => app.graph.getNodeById(id));
+  const { node } = app.graph.convertToSubgraph(new Set(nodes));
+  node.title = "Prompt to conditioning";
+  node.subgraph.name = "Prompt to conditioning";
+  for (const other of [...app.graph.nodes]) if (other !== node) app.graph.remove(other);
+  for (const group of [...app.graph.groups]) app.graph.remove(group);
+  const graph = app.graph.serialize();
+  graph.extra = {};
+  return graph;
+}
+"""
+
+
+def build(page, graph: Graph) -> None:
+    """Put a graph on the canvas."""
+    ids = graph.ids()
+    page.evaluate(BUILD, {
+        "nodes": {key: {"type": node.type, "id": ids[key], "at": node.at, "size": node.size, "title": node.title,
+                        "models": node.models, "behindLinks": node.behind_links, "inputs": {name: list(value) if isinstance(value, tuple) else value
+                                                          for name, value in node.inputs.items()}}
+                  for key, node in graph.nodes.items()},
+        "groups": list(graph.groups.items()), "notes": graph.notes, "pack": PACK_ID})
+
+
+def write(path: Path, graph: dict) -> None:
+    path.write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(path.relative_to(PACK))
+
+
+def thumbnail(server: Server, graph: Graph) -> None:
+    """Queue a graph and keep its picture beside its file."""
+    from PIL import Image
+
+    history = server.queue(graph.api())
+    if errors := server.errors(history):
+        raise SystemExit(f"{graph.name}: {errors}")
+    found = history["outputs"][str(graph.ids()[graph.picture])]["images"][0]
+    folder = server.base / found["type"] / found["subfolder"]
+    picture = Image.open(folder / found["filename"]).convert("RGB")
+    if picture.width < 512:
+        picture = picture.resize((512, 512), Image.Resampling.NEAREST)
+    picture.save(PACK / "workflows" / f"{graph.name}.jpg", quality=88)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pictures", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(os.environ["COMFYUI_PATH"]), Path(folder) / "base")
+        try:
+            server.wait()
+            with open_page(server.url) as page:
+                for graph in GRAPHS:
+                    build(page, graph)
+                    write(PACK / "workflows" / f"{graph.name}.json", page.evaluate(SERIALIZE))
+                build(page, TEXT)
+                ids = TEXT.ids()
+                write(PACK / "subgraphs" / "Prompt to conditioning (UniFusion).json",
+                      page.evaluate(BLUEPRINT, [ids["rewrite"], ids["pool"]]))
+            if options.pictures:
+                for graph in GRAPHS:
+                    if graph.runs:
+                        thumbnail(server, graph)
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()
