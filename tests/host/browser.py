@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import contextmanager
 
@@ -21,14 +22,23 @@ def missing() -> str | None:
 
 
 @contextmanager
-def open_page(url: str, width: int = 1800, height: int = 1100, locale: str = "en-US"):
-    """A page with ComfyUI loaded; ``page.problems`` collects uncaught errors."""
+def open_page(url: str, width: int = 1800, height: int = 1100, **settings):
+    """A page with ComfyUI loaded; ``page.problems`` collects uncaught errors.
+
+    Args:
+        url: of the server.
+        width, height: of the window.
+        settings: of the frontend, with ``_`` for ``.`` in their names after ``Comfy.``.
+    """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
-        page = browser.new_page(viewport={"width": width, "height": height}, locale=locale)
+        page = browser.new_page(viewport={"width": width, "height": height})
+        settings = {"TutorialCompleted": True, "Minimap_Visible": False, **settings}  # no tour on the first start
+        for name, value in settings.items():
+            page.request.post(f"{url}/settings/Comfy.{name.replace('_', '.')}", data=json.dumps(value))
         page.problems = []
         page.on("pageerror", lambda error: page.problems.append(str(error)))
         page.goto(url)
