@@ -7,21 +7,22 @@ The VLM and the VAE are frozen. Held-out combinations never appear.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..hidden_states import GENERATED, IMAGE, INSTRUCTION
 from ..training.objective import Batch
 from . import scene as world
-from .chats import Chat, ChatTokenizer
+from .chats import Chat
 from .prompts import caption_request, edit_instruction, user_prompt
 from .render import foreground, render, sample_jitter
 from .scene import Scene
 from .text import caption
 from .vae import StillVAE
+from .vlm import FrozenVLM
 from .vlm_tasks import EDIT_SHARES
 
 PATCH = 16  # pixels of a DiT token: f8 latents in patches of 2
@@ -111,30 +112,23 @@ def select(roles: Tensor, answer_start: Tensor, instruction: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode_chats(
-    vlm: nn.Module, tokenizer: ChatTokenizer, chats: list[Chat], instruction: list[bool], length: int | None = None
+    vlm: FrozenVLM, chats: list[Chat], instruction: list[bool], length: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Hidden states of the tokens that condition a picture, one pass of the frozen VLM.
 
     Args:
-        vlm: :class:`unifusion.tiny.qwen3vl.MiniatureVLM`; its device is used.
         instruction: for each chat, whether its instruction conditions (raw prompt).
         length: padded number of tokens; None for the longest.
 
     Returns:
         states (B, T, taps, width) and key_bias (B, T), 0 or -inf, on the VLM's device.
     """
-    device = next(vlm.parameters()).device
-    batch = tokenizer.collate(chats)
+    batch = vlm.tokenizer.collate(chats)
     chosen = select(batch.roles, batch.answer_start, torch.tensor(instruction))
-    pictures = None if batch.pictures is None else batch.pictures.to(device)
-    _, tapped, _ = vlm(batch.ids.to(device), batch.positions.to(device), batch.image_mask.to(device), pictures,
-                       last_layer=vlm.config.taps[-1])
-    order = (~chosen).long().argsort(dim=1, stable=True)[:, : length or int(chosen.sum(1).max())]
-    rows = torch.arange(len(chats))[:, None]
-    states = torch.stack(tapped, dim=2)[rows.to(device), order.to(device)].float()
-    kept = torch.gather(chosen, 1, order).to(device)
-    bias = torch.zeros(kept.shape, device=device).masked_fill(~kept, float("-inf"))
-    return states * kept[:, :, None, None], bias
+    encoded = vlm.encode(chats, autocast=True)
+    device = encoded.states.device
+    states, kept = replace(encoded, selected=chosen.to(device)).compact(length)
+    return states, torch.zeros(kept.shape, device=device).masked_fill(~kept, float("-inf"))
 
 
 def patch_labels(scene: Scene, jitter: np.ndarray) -> np.ndarray:
@@ -161,7 +155,7 @@ class MiniatureSource:
     """Encoded batches of the miniature world, a :data:`unifusion.training.trainer.Source`.
 
     Args:
-        vlm, tokenizer: the frozen VLM with its chat tokenizer.
+        vlm: the frozen VLM; its device is used.
         vae: the frozen VAE, on the same device.
         batch: pictures in a part.
         stages: (first step, mix) in rising order.
@@ -172,8 +166,7 @@ class MiniatureSource:
 
     def __init__(
         self,
-        vlm: nn.Module,
-        tokenizer: ChatTokenizer,
+        vlm: FrozenVLM,
         vae: StillVAE,
         batch: int,
         stages: tuple[tuple[int, Mix], ...] = ((0, TEXT_STAGE),),
@@ -181,7 +174,7 @@ class MiniatureSource:
         foreground_weight: float = 3.0,
         seed: int = 0,
     ) -> None:
-        self.vlm, self.tokenizer, self.vae = vlm, tokenizer, vae
+        self.vlm, self.vae = vlm, vae
         self.batch, self.stages, self.length = batch, stages, length
         self.foreground_weight, self.seed = foreground_weight, seed
 
@@ -195,12 +188,10 @@ class MiniatureSource:
     @torch.no_grad()
     def __call__(self, step: int, part: int, process: int) -> Batch:
         examples = self.examples(step, part, process)
-        device = next(self.vlm.parameters()).device
+        device = next(self.vae.parameters()).device
         pictures = np.stack([render(e.target, jitter=e.jitter) for e in examples])
+        states, bias = encode_chats(self.vlm, [e.chat for e in examples], [e.instruction for e in examples], self.length)
         with torch.autocast(device.type, torch.bfloat16):
-            states, bias = encode_chats(
-                self.vlm, self.tokenizer, [e.chat for e in examples], [e.instruction for e in examples], self.length
-            )
             latents = self.vae.encode(torch.from_numpy(pictures).to(device).movedim(-1, 1).float() / 127.5 - 1.0)
         weight = np.stack([loss_weight(e.target, e.jitter, self.foreground_weight) for e in examples])
         labels = np.stack([patch_labels(e.target, e.jitter) for e in examples])

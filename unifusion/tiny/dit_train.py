@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file
-from torch import nn
 
 from ..dit import DiTConfig, SingleStreamDiT
 from ..training.objective import FlowMatching
 from ..training.sampling import sample
 from ..training.trainer import Trainer, TrainingSettings, generator_for
 from . import scene as world
-from .chats import Chat, ChatTokenizer
+from .chats import Chat
 from .data import EDIT_STAGE, TEXT_STAGE, TOKEN_CLASSES, Example, MiniatureSource, encode_chats
 from .prompts import edit_instruction, user_prompt
 from .render import render, sample_jitter
@@ -29,8 +29,10 @@ from .scorer import read_scene, score_things
 from .text import caption
 from .vae import StillVAE, from_wan
 from .vae_train import to_pictures
+from .vlm import FrozenVLM, load_vlm
 
 DIT = DiTConfig(features=256, heads=2, kvheads=1, layers=6, txtdim=240, txtlayers=4)
+CONDITION_TOKENS = 52  # 16 of a picture and 35 of the longest caption; raw prompts stay below 44
 ATTRIBUTES = ("color", "shape", "size", "texture")
 
 
@@ -49,7 +51,7 @@ class DiTRun:
     edits_from: float = 0.6
     length: int = 0
     features_at: int = 4
-    token_weight: float = 0.1
+    token_weight: float = 0.25
     foreground_weight: float = 3.0
 
 
@@ -91,24 +93,23 @@ def score_pictures(pictures: np.ndarray, scenes: list[world.Scene]) -> dict[str,
 
 @torch.no_grad()
 def draw(
-    dit: SingleStreamDiT, vlm: nn.Module, tokenizer: ChatTokenizer, vae: StillVAE, chats: list[Chat],
-    instruction: list[bool], seed: int, **sampling,
+    dit: SingleStreamDiT, vlm: FrozenVLM, vae: StillVAE, chats: list[Chat], instruction: list[bool], seed: int, **sampling
 ) -> np.ndarray:
     """Pictures of chats, uint8 (N, 128, 128, 3); ``sampling`` goes to :func:`unifusion.training.sampling.sample`."""
-    states, bias = encode_chats(vlm, tokenizer, chats, instruction)
-    empty, _ = encode_chats(vlm, tokenizer, [Chat("")], [False])
+    states, bias = encode_chats(vlm, chats, instruction)
+    empty, _ = encode_chats(vlm, [Chat("")], [False])
     noise = torch.randn(len(chats), 16, 16, 16, generator=generator_for(seed)).to(states.device)
     return to_pictures(vae.decode(sample(dit, noise, states, bias, empty, **sampling)))
 
 
-def build_scorer(vlm: nn.Module, tokenizer: ChatTokenizer, vae: StillVAE, count: int = 48, seed: int = 77) -> Callable:
+def build_scorer(vlm: FrozenVLM, vae: StillVAE, count: int = 48, seed: int = 77) -> Callable:
     """Scores on ``count`` held-out scenes of each task with the true captions, and a grid of the first ten."""
     sets = {task: heldout_examples(count, seed, task) for task in ("caption", "reconstruct", "edit")}
 
     def score(dit: SingleStreamDiT, step: int) -> tuple[dict[str, float], list[np.ndarray]]:
         scores, rows = {}, []
         for task, examples in sets.items():
-            pictures = draw(dit, vlm, tokenizer, vae, [e.chat for e in examples], [False] * count, seed, steps=10)
+            pictures = draw(dit, vlm, vae, [e.chat for e in examples], [False] * count, seed, steps=10)
             found = score_pictures(pictures, [e.target for e in examples])
             scores |= {name if task == "caption" else f"{task} {name}": value for name, value in found.items()}
             rows += [np.stack([render(e.target, jitter=e.jitter) for e in examples[:10]]), pictures[:10]]
@@ -117,8 +118,9 @@ def build_scorer(vlm: nn.Module, tokenizer: ChatTokenizer, vae: StillVAE, count:
     return score
 
 
-def train(out: Path, vlm: nn.Module, tokenizer: ChatTokenizer, vae: StillVAE, run: DiTRun, config: DiTConfig = DIT,
-          until: int | None = None) -> Path:
+def train(
+    out: Path, vlm: FrozenVLM, vae: StillVAE, run: DiTRun, config: DiTConfig = DIT, until: int | None = None
+) -> Path:
     """Train, or go on with the run in ``out``; vlm and vae lie on the device that will train.
 
     Returns:
@@ -129,11 +131,40 @@ def train(out: Path, vlm: nn.Module, tokenizer: ChatTokenizer, vae: StillVAE, ru
     torch.manual_seed(settings.seed)  # the heads'
     objective = FlowMatching(dit, TOKEN_CLASSES, run.features_at, run.token_weight)
     source = MiniatureSource(
-        vlm, tokenizer, vae, run.batch, ((0, TEXT_STAGE), (int(run.edits_from * settings.steps), EDIT_STAGE)),
+        vlm, vae, run.batch, ((0, TEXT_STAGE), (int(run.edits_from * settings.steps), EDIT_STAGE)),
         run.length or None, run.foreground_weight, settings.seed,
     )
-    trainer = Trainer(objective, source, settings, out, build_scorer(vlm, tokenizer, vae))
+    trainer = Trainer(objective, source, settings, out, build_scorer(vlm, vae))
     trainer.accelerator.print(f"{sum(p.numel() for p in dit.parameters()) / 1e6:.2f} M parameters")
     weights = trainer.run(until)
     trainer.close()
     return weights
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--vlm", type=Path, required=True, help="folder of the frozen VLM")
+    parser.add_argument("--vae", type=Path, required=True, help="Wan 2.1 layout file of the frozen VAE")
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--until", type=int, default=None, help="stop after this step of the run")
+    parser.add_argument("--batch", type=int, default=DiTRun.batch, help="conditions in a step of one process")
+    parser.add_argument("--levels", type=int, default=4, help="noise levels of each condition")
+    parser.add_argument("--score-every", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of one process")
+    parser.add_argument("--no-compile", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    training = TrainingSettings(
+        steps=arguments.steps, levels=arguments.levels, lr=4e-3, pooling_lr=1e-3, warmup=60, level_mean=0.6,
+        keep_every=100, score_every=arguments.score_every, seed=arguments.seed, compile=not arguments.no_compile,
+    )
+    device = PartialState().device
+    vae = from_wan(load_file(arguments.vae)).to(device)
+    run = DiTRun(training, batch=arguments.batch, length=CONDITION_TOKENS)
+    train(arguments.out, load_vlm(arguments.vlm, device), vae, run, until=arguments.until)
+
+
+if __name__ == "__main__":
+    main()
