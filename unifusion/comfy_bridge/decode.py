@@ -12,7 +12,7 @@ import comfy.utils
 import torch
 
 from ..verifi import Decoding
-from .vlm import PRECISIONS, VLM, Embedded, stack
+from .vlm import PRECISIONS, VLM, Embedded
 
 ENDED, AT_LIMIT = "ended by itself", "stopped at the limit"
 
@@ -54,12 +54,11 @@ def precision_for(vlm: VLM, choice: str) -> str:
     return "bf16" if comfy.model_management.should_use_bf16(vlm.device) else "fp32"
 
 
-def _never_written(vlm: VLM, stops: set[int]) -> torch.Tensor:
+def _never_written(vlm: VLM, stops: set[int]) -> set[int]:
     """Ids that are no text: control tokens other than those that end it, and rows of the table without a token."""
-    added = set(vlm.tokenizer.get_added_vocab().values())
-    without_token = range(len(vlm.tokenizer), vlm.decoder.config.vocab_size)
-    ids = sorted({token for token in (*added, *without_token) if token < vlm.decoder.config.vocab_size} - stops)
-    return torch.tensor(ids, dtype=torch.long, device=vlm.device)
+    rows = range(vlm.decoder.config.vocab_size)
+    added = {token for token in vlm.tokenizer.get_added_vocab().values() if token in rows}
+    return added.union(rows[len(vlm.tokenizer):]) - stops
 
 
 def decode(vlm: VLM, embedded: Embedded, taps: Sequence[int], settings: Decoding, limit: int,
@@ -79,10 +78,12 @@ def decode(vlm: VLM, embedded: Embedded, taps: Sequence[int], settings: Decoding
     """
     transformer, decoder, dtype = vlm.transformer, vlm.decoder, PRECISIONS[precision]
     stops = set(decoder.config.stop_tokens)
-    never, ends = _never_written(vlm, stops), torch.tensor(sorted(stops), device=vlm.device)
+    never = _never_written(vlm, stops)
     generator = torch.Generator(device=vlm.device).manual_seed(settings.seed) if settings.sample else None
     progress = comfy.utils.ProgressBar(limit)
-    rows: dict[int, list[torch.Tensor]] = {tap: [] for tap in taps}
+    # One buffer on the encoder's device, filled as the text grows: nothing is copied to the host while writing.
+    states = torch.empty(1, embedded.tokens + limit, len(taps), vlm.width, dtype=dtype, device=vlm.device)
+    kept = 0
     ids: list[int] = []
     began = time.perf_counter()
 
@@ -97,27 +98,34 @@ def decode(vlm: VLM, embedded: Embedded, taps: Sequence[int], settings: Decoding
             following = int(positions[:, -1].max()) + 1 + torch.arange(limit, device=vlm.device)
         cache = transformer.init_kv_cache(1, embedded.tokens + limit, vlm.device, dtype)
 
-        def keep():
-            for tap in taps:
-                rows[tap].append(caught[tap])
+        def keep(count):
+            nonlocal kept
+            if taps:
+                torch.stack([caught[tap] for tap in taps], dim=2, out=states[:, kept:kept + count])
+            kept += count
 
         def feed(token):
             return decoder.forward(None, embeds=decoder.embed_tokens(token).to(dtype), past_key_values=cache,
                                    position_ids=None if following is None else following[None, len(ids) - 1:len(ids)])
 
-        first = {} if deepstack is None else {"deepstack_embeds": deepstack, "visual_pos_masks": pictures}
-        hidden, _, cache = decoder.forward(None, embeds=embedded.embeds.to(dtype), past_key_values=cache,
-                                           position_ids=positions, **first)
-        keep()
-        while True:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            logits = transformer.logits(hidden)[:, -1].index_fill_(1, never, float("-inf"))
-            if len(ids) < settings.min_length:
-                logits.index_fill_(1, ends, float("-inf"))
+        def draw(forbidden=()):
+            logits = transformer.logits(hidden)[:, -1]
+            if forbidden:
+                logits[:, sorted(forbidden)] = float("-inf")
             token = transformer.sample_token(logits, settings.temperature, settings.top_k, settings.top_p,
                                              settings.min_p, settings.repetition_penalty, ids, generator,
                                              do_sample=settings.sample)
-            drawn = token[0].item()
+            return token, token[0].item()
+
+        first = {} if deepstack is None else {"deepstack_embeds": deepstack, "visual_pos_masks": pictures}
+        hidden, _, cache = decoder.forward(None, embeds=embedded.embeds.to(dtype), past_key_values=cache,
+                                           position_ids=positions, **first)
+        keep(embedded.tokens)
+        while True:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            token, drawn = draw(stops if len(ids) < settings.min_length else ())
+            if drawn in never:  # drawn again only then, so that every other text equals ComfyUI's for the same seed
+                token, drawn = draw(never | (stops if len(ids) < settings.min_length else set()))
             if drawn in stops:
                 ending = ENDED
                 break
@@ -128,10 +136,10 @@ def decode(vlm: VLM, embedded: Embedded, taps: Sequence[int], settings: Decoding
                 if taps:
                     with vlm.tapped(taps, stop=True):  # the outer hooks keep the states, the inner ones end the pass
                         feed(token)
-                    keep()
+                    keep(1)
                 break
             hidden, _, cache = feed(token)
-            keep()
-    states = stack({tap: torch.cat(parts, dim=1) for tap, parts in rows.items()}, taps) if taps else None
+            keep(1)
     progress.update_absolute(limit)
-    return Decoded(ids, states, time.perf_counter() - began, ending)
+    read = states[:, :kept].float().to(comfy.model_management.intermediate_device()) if taps else None
+    return Decoded(ids, read, time.perf_counter() - began, ending)
