@@ -119,8 +119,8 @@ def weight_lines(everything: HiddenStates, selected: HiddenStates, pieces: Seque
     reached = everything.weights[words]
     for text, weight in pieces:
         if weight != 1 and not torch.isclose(reached, torch.tensor(weight)).any():
-            lines.append(f"Warning: the weight of '{text.strip()}' has no effect: it falls inside a token of the encoder, "
-                         f"or its words are not read here. Weight whole words.")
+            lines.append(f"Warning: the weight of '{text.strip()}' has no effect: it falls inside a token of the "
+                         f"encoder, or its words are not read here. Weight whole words.")
     left = (selected.weights[selected.roles < IMAGE] != 1).sum()
     if left < (reached != 1).sum():
         lines.append("Warning: the selection of tokens leaves weighted words out, so their weights have no effect. "
