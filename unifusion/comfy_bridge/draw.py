@@ -64,7 +64,7 @@ def _equal(one: list, other: list) -> bool:
 
 def _check_reference_latents(model, positive: list) -> None:
     """ComfyUI drops reference latents without a word when no method is set (``krea2/model.py``)."""
-    default = getattr(model.model.diffusion_model, "default_ref_method", None)
+    default = getattr(model.model.diffusion_model, "default_ref_method", "of another kind of model")
     if default is None and any("reference_latents" in entry[1] and "reference_latents_method" not in entry[1]
                                for entry in positive):
         raise ValueError("The positive carries reference latents, but no method, so the MODEL would ignore them. Put "
