@@ -31,7 +31,7 @@ class LayerwiseAttentionPool(io.ComfyNode):
                                          tooltip="For separate image guidance: the pictures without text (the 'negative' "
                                                  "output of the encode that has the pictures)."),
                 io.Autogrow.Input("join", optional=True, template=io.Autogrow.TemplatePrefix(
-                    HiddenStatesSocket.Input("states"), prefix="states", min=0, max=8),
+                    HiddenStatesSocket.Input("states", tooltip="Hidden states to join."), prefix="states", min=0, max=8),
                     tooltip="Further hidden states, joined to the positive before pooling so that they are mixed."),
             ],
             outputs=[

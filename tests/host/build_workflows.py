@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 
 from browser import open_page
-from graphs import GRAPHS, PACK_ID, TEXT, Graph
 from comfy_server import PACK, Server
+from graphs import GRAPHS, PACK_ID, TEXT, Graph
 
 BUILD = """
 ({nodes, groups, notes, pack}) => {
@@ -51,8 +51,7 @@ BUILD = """
     const least = made[key].computeSize();
     made[key].setSize([Math.max(spec.size[0], least[0]), Math.max(spec.size[1], least[1])]);
   }
-  const stack = [...notes];
-  for (const [text, at, size] of stack) {
+  for (const [text, at, size] of notes) {
     const note = LiteGraph.createNode("MarkdownNote");
     app.graph.add(note);
     note.pos = at;
@@ -100,10 +99,11 @@ def build(page, graph: Graph) -> None:
     """Put a graph on the canvas."""
     ids = graph.ids()
     page.evaluate(BUILD, {
-        "nodes": {key: {"type": node.type, "id": ids[key], "at": node.at, "size": node.size, "title": node.title,
-                        "models": node.models, "behindLinks": node.behind_links, "inputs": {name: list(value) if isinstance(value, tuple) else value
-                                                          for name, value in node.inputs.items()}}
-                  for key, node in graph.nodes.items()},
+        "nodes": {key: {
+            "type": node.type, "id": ids[key], "at": node.at, "size": node.size, "title": node.title,
+            "models": node.models, "behindLinks": node.behind_links,
+            "inputs": {name: list(value) if isinstance(value, tuple) else value for name, value in node.inputs.items()}}
+            for key, node in graph.nodes.items()},
         "groups": list(graph.groups.items()), "notes": graph.notes, "pack": PACK_ID})
 
 
