@@ -1,0 +1,66 @@
+"""VERIFI with the trained miniature: what it writes keeps what was asked."""
+
+import numpy as np
+import pytest
+import torch
+
+from unifusion.tiny.prompts import user_prompt
+from unifusion.tiny.scene import sample_scene
+from unifusion.tiny.text import keeps_attributes, parse_caption
+from unifusion.tiny.vlm import BUNDLED
+
+pytestmark = pytest.mark.skipif(not (BUNDLED / "model.safetensors").is_file(), reason="the bundled VLM is not here")
+
+
+@pytest.fixture(scope="module")
+def clip(bridge):
+    return bridge("miniature").load_clip(BUNDLED)
+
+
+@pytest.fixture(scope="module")
+def rewrite(bridge, clip):
+    def run(prompt, *, selection="as the profile", edited="", images=None):
+        return bridge("rewrite").run(clip, prompt, "auto", "as the profile", "", selection, {"sampling": "greedy"}, 0,
+                                     0, 128, "", edited, "auto", "", None, images)
+    return run
+
+
+def test_a_terse_prompt_becomes_a_caption_that_keeps_what_was_asked(rewrite):
+    rng = np.random.default_rng(7)
+    prompts = [user_prompt(sample_scene(rng), rng, "test", detail=0.5) for _ in range(10)]
+    kept = 0
+    for prompt, spec in prompts:
+        scene = parse_caption(rewrite(prompt)[2])
+        kept += scene is not None and keeps_attributes(spec, scene)
+    assert kept >= 7
+
+
+def test_the_text_ends_by_itself_and_is_what_conditions(rewrite):
+    states, negative, text, report = rewrite("a red circle and a blue star")
+    assert "ended by itself" in report
+    assert "".join(states.pieces) == text and set(states.count_by_role()) == {"generated"}
+    assert negative.pieces == ("<|im_start|>", "assistant", "\n")
+
+
+@pytest.mark.parametrize("images", [None, {"image0": torch.tensor([1.0, 0.2, 0.2]).expand(1, 128, 128, 3).clone()}],
+                         ids=["text", "picture"])
+def test_the_written_text_given_as_edited_text_gives_the_same_states(rewrite, images):
+    states, _, text, _ = rewrite("a red circle and a blue star", images=images)
+    edited = rewrite("a red circle and a blue star", edited=text, images=images)[0]
+    assert edited.pieces == states.pieces and torch.equal(edited.roles, states.roles)
+    scale = states.states.std(dim=(0, 1, 3), keepdim=True)
+    assert ((edited.states - states.states).abs() / scale).max() < 1e-3
+
+
+def test_the_text_equals_stock_text_generation(rewrite, clip):
+    from unifusion.tiny.text import VERIFI_SYSTEM
+
+    asked = (f"<|im_start|>system\n{VERIFI_SYSTEM}<|im_end|>\n<|im_start|>user\na red circle and a blue star"
+             f"<|im_end|>\n<|im_start|>assistant\n")
+    ids = clip.generate(clip.tokenize(asked, skip_template=True), do_sample=False, max_length=128)
+    assert clip.decode(ids) == rewrite("a red circle and a blue star")[2]
+
+
+def test_words_outside_its_world_are_named(rewrite):
+    assert "zebra" in rewrite("a zebra and a red circle")[3]
+    assert "Words outside" not in rewrite("a red circle")[3]
