@@ -83,12 +83,15 @@ class Server:
         Raises:
             ValueError: with the server's own words if it refuses the graph.
         """
+        return self.finished(self.submit(prompt, extra), seconds)
+
+    def submit(self, prompt: dict, extra: dict | None = None) -> str:
+        """Queue a graph; returns its id."""
         body = {"prompt": prompt, **({"extra_data": {"extra_pnginfo": extra}} if extra else {})}
         try:
-            number = json.loads(self.raw("/prompt", body))["prompt_id"]
+            return json.loads(self.raw("/prompt", body))["prompt_id"]
         except urllib.error.HTTPError as error:
             raise ValueError(error.read().decode()) from None
-        return self.finished(number, seconds)
 
     def finished(self, number: str, seconds: float = 300) -> dict:
         """Wait for a queued graph."""

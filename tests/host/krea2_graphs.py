@@ -3,6 +3,8 @@
 from pathlib import Path
 
 MODEL, VAE, LORA = "random_krea2.safetensors", "random_vae.safetensors", "random_lora.safetensors"
+SMALL = "random_small.safetensors"  # three taps and one block, for many runs; with loaders(small=True)
+SMALL_TAPS = "1, 3, 5"
 
 
 def write_models(base: Path) -> None:
@@ -21,7 +23,8 @@ def write_models(base: Path) -> None:
             lora[f"{key}.lora_up.weight"] = torch.randn(value.shape[0], 4, generator=generator) * 0.1
             lora[f"{key}.alpha"] = torch.tensor(4.0)
     for folder, name, tensors in (("diffusion_models", MODEL, weights), ("vae", VAE, make_vae_weights()),
-                                  ("loras", LORA, lora)):
+                                  ("loras", LORA, lora),
+                                  ("diffusion_models", SMALL, state_dict(features=128, layers=1, taps=3))):
         path = base / "models" / folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
@@ -32,9 +35,9 @@ def node(kind: str, **inputs) -> dict:
     return {"class_type": kind, "inputs": inputs}
 
 
-def loaders(lora: bool = False) -> dict:
-    graph = {"clip": node("TestRandomKrea2Clip", seed=0),
-             "unet": node("UNETLoader", unet_name=MODEL, weight_dtype="default"),
+def loaders(lora: bool = False, small: bool = False) -> dict:
+    graph = {"clip": node("TestRandomKrea2Clip", seed=0, layers=6 if small else 36),
+             "unet": node("UNETLoader", unet_name=SMALL if small else MODEL, weight_dtype="default"),
              "vae": node("VAELoader", vae_name=VAE)}
     if lora:
         graph["lora"] = node("LoraLoaderModelOnly", model=["unet", 0], lora_name=LORA, strength_model=1.0)
@@ -59,8 +62,8 @@ def stock(prompt: str, negative: str, lora: bool = False, **settings) -> dict:
 
 
 def encode(prompt: str, **inputs) -> dict:
-    return node("UniFusionVLMEncode", clip=["clip", 0], prompt=prompt, profile="auto",
-                **{"selection": "as the profile", "system_prompt": "", "taps": "", "precision": "fp32", **inputs})
+    return node("UniFusionVLMEncode", clip=["clip", 0], prompt=prompt,
+                **{"profile": "auto", "selection": "as the profile", "system_prompt": "", "taps": "", "precision": "fp32", **inputs})
 
 
 def pool(model: list, positive: list, negative: list | None = None, **inputs) -> dict:

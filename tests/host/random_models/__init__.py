@@ -8,15 +8,16 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # behind the host's o
 
 
 class RandomKrea2Clip:
-    INPUT_TYPES = classmethod(lambda cls: {"required": {"seed": ("INT", {"default": 0})}})
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"seed": ("INT", {"default": 0})},
+                                           "optional": {"layers": ("INT", {"default": 36})}})
     RETURN_TYPES = ("CLIP",)
     FUNCTION = "load"
     CATEGORY = "tests"
 
-    def load(self, seed):
-        from random_krea2 import make_clip
+    def load(self, seed, layers=36):
+        from random_krea2 import LANGUAGE, make_clip
 
-        return (make_clip(seed),)
+        return (make_clip(seed, language={**LANGUAGE, "num_hidden_layers": layers}),)
 
 
 class Memory:
