@@ -83,6 +83,12 @@ SERIALIZE = """
 BLUEPRINT = """
 (keys) => {
   const nodes = keys.map((id) => app.graph.getNodeById(id));
+  // What is linked across the border becomes a socket of the blueprint, widgets included.
+  const words = LiteGraph.createNode("PrimitiveStringMultiline"), shown = LiteGraph.createNode("PreviewAny");
+  app.graph.add(words);
+  app.graph.add(shown);
+  words.connect(0, nodes[0], nodes[0].inputs.findIndex((input) => input.name === "prompt"));
+  nodes[0].connect(nodes[0].outputs.findIndex((output) => output.name === "text"), shown, 0);
   const { node } = app.graph.convertToSubgraph(new Set(nodes));
   node.title = "Prompt to conditioning";
   node.subgraph.name = "Prompt to conditioning";

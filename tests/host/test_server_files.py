@@ -1,0 +1,123 @@
+"""What a real server serves of the pack: nodes, languages, help, templates, blueprint, and graphs through the API."""
+
+import json
+import urllib.error
+import urllib.parse
+from pathlib import Path
+
+import pytest
+from graphs import GRAPHS, SAVED
+
+PACK = Path(__file__).resolve().parents[2]
+CONTRACT = json.loads(Path(__file__).with_name("contract.json").read_text(encoding="utf-8"))
+TRAINED = (PACK / "unifusion" / "tiny" / "weights" / "dit.safetensors").is_file()
+needs_weights = pytest.mark.skipif(not TRAINED, reason="the miniature's weights are not in unifusion/tiny/weights")
+
+
+def test_every_node_is_registered_and_belongs_to_the_pack(server):
+    info = server.get("/object_info")
+    own = {name for name, about in info.items() if about["python_module"] == "custom_nodes.UniFusion"}
+    assert own == set(CONTRACT)
+
+
+def test_languages_are_served(server):
+    languages = server.get("/i18n")
+    for language in ("en", "de", "ja", "zh"):
+        assert set(CONTRACT) <= set(languages[language]["nodeDefs"])
+        assert "UNIFUSION_REFERENCES" in languages[language]["dataTypes"]
+
+
+def test_help_pages_and_their_pictures_are_served(server):
+    for node in CONTRACT:
+        page = server.raw(f"/extensions/UniFusion/docs/{node}.md").decode()
+        assert page.startswith("# ")
+        assert server.raw(f"/extensions/UniFusion/docs/pictures/{node}.png").startswith(b"\x89PNG")
+
+
+def test_templates_are_listed_and_served_with_their_pictures(server):
+    assert sorted(server.get("/workflow_templates")["UniFusion"]) == sorted(graph.name for graph in GRAPHS)
+    for graph in GRAPHS:
+        address = "/api/workflow_templates/UniFusion/" + urllib.parse.quote(graph.name)
+        assert json.loads(server.raw(address + ".json"))["nodes"]
+        assert server.raw(address + ".jpg").startswith(b"\xff\xd8\xff")
+
+
+def test_the_blueprint_is_offered(server):
+    found = [entry for entry in server.get("/global_subgraphs").values() if entry["info"]["node_pack"] == "custom_nodes.UniFusion"]
+    assert [entry["name"] for entry in found] == ["Prompt to conditioning (UniFusion)"]
+
+
+def test_stock_loaders_list_the_miniature(server):
+    info = server.get("/object_info/UNETLoader")["UNETLoader"]["input"]["required"]["unet_name"][0]
+    if TRAINED:
+        assert "dit.safetensors" in info
+    assert "vae.safetensors" in server.get("/object_info/VAELoader")["VAELoader"]["input"]["required"]["vae_name"][0]
+
+
+@needs_weights
+@pytest.mark.parametrize("graph", [graph for graph in GRAPHS if graph.runs], ids=lambda graph: graph.name)
+def test_workflows_on_the_miniature_run_through_the_api(server, graph):
+    history = server.queue(graph.api())
+    assert server.errors(history) == []
+    assert history["outputs"][str(graph.ids()[graph.picture])]["images"]
+
+
+@pytest.mark.parametrize("graph", [graph for graph in GRAPHS if not graph.runs], ids=lambda graph: graph.name)
+def test_workflows_on_krea_2_lack_nothing_but_the_files_they_offer_to_download(server, graph):
+    with pytest.raises(ValueError) as refusal:
+        server.queue(graph.api())
+    ids = graph.ids()
+    loaders = {str(ids[key]): node for key, node in graph.nodes.items() if node.models}
+    errors = json.loads(str(refusal.value))["node_errors"]
+    assert set(errors) == set(loaders)
+    for number, about in errors.items():
+        assert [error["type"] for error in about["errors"]] == ["value_not_in_list"]
+        assert about["errors"][0]["extra_info"]["received_value"] == loaders[number].models[0]["name"]
+
+
+@needs_weights
+def test_loaded_conditioning_draws_the_same_picture_with_nothing_but_a_drawing_model(server):
+    """Saved by one graph; loaded by another that has the stock loaders and no text encoder at all."""
+    first = server.queue(SAVED.api())
+    ids = SAVED.ids()
+    file = first["outputs"][str(ids["store"])]["text"][0].split("saved: ")[1].split(", ")[0]
+    api = SAVED.api()
+    without = {number: node for number, node in api.items()
+               if int(number) not in {ids[key] for key in ("load", "rewrite", "pool", "store")}}
+    without["90"] = {"class_type": "UNETLoader", "inputs": {"unet_name": "dit.safetensors", "weight_dtype": "default"}}
+    without["91"] = {"class_type": "VAELoader", "inputs": {"vae_name": "vae.safetensors"}}
+    without[str(ids["restore"])]["inputs"] = {"file": file, "model": ["90", 0]}
+    without[str(ids["decode"])]["inputs"]["vae"] = ["91", 0]
+    second = server.queue(without)
+    assert server.errors(second) == []
+
+    def pixels(history):
+        found = history["outputs"][str(ids["save"])]["images"][0]
+        from PIL import Image
+
+        return Image.open(server.base / found["type"] / found["subfolder"] / found["filename"]).tobytes()
+
+    assert pixels(first) == pixels(second)
+
+
+@needs_weights
+def test_a_damaged_file_stops_the_graph_with_one_sentence(server):
+    target = server.base / "input" / "broken.safetensors"
+    target.parent.mkdir(exist_ok=True)
+    target.write_bytes(b"\x80\x04not a safetensors file")
+    history = server.queue({"1": {"class_type": "UniFusionLoadConditioning", "inputs": {"file": "broken.safetensors"}},
+                            "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 5]}}})
+    assert server.errors(history) == ["UniFusionLoadConditioning: 'broken.safetensors' cannot be loaded: it is a pickle "
+                                      "or an archive, not a safetensors file."]
+
+
+def test_a_path_outside_the_folders_is_refused_before_anything_runs(server):
+    with pytest.raises(ValueError, match="leaves ComfyUI's input and output folders|is not in ComfyUI's"):
+        server.queue({"1": {"class_type": "UniFusionLoadConditioning", "inputs": {"file": "../server.log"}},
+                      "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 5]}}})
+
+
+def test_nothing_outside_web_is_served(server):
+    for path in ("/extensions/UniFusion/../nodes/extension.py", "/extensions/UniFusion/nodes/extension.py"):
+        with pytest.raises(urllib.error.HTTPError):
+            server.raw(path)
