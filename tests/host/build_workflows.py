@@ -1,12 +1,10 @@
 """Writes ``workflows/*.json`` and the subgraph blueprint from :mod:`graphs`, with the real frontend.
 
-``COMFYUI_PATH=... python tests/host/build_workflows.py [--pictures]`` needs Debian's chromium and ``playwright``. With
-``--pictures`` every workflow that runs on the pack's own weights is queued, and its picture becomes its thumbnail.
+``COMFYUI_PATH=... python tests/host/build_workflows.py`` needs Debian's chromium and ``playwright``.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
@@ -118,25 +116,7 @@ def write(path: Path, graph: dict) -> None:
     print(path.relative_to(PACK))
 
 
-def thumbnail(server: Server, graph: Graph) -> None:
-    """Queue a graph and keep its picture beside its file."""
-    from PIL import Image
-
-    history = server.queue(graph.api())
-    if errors := server.errors(history):
-        raise SystemExit(f"{graph.name}: {errors}")
-    found = history["outputs"][str(graph.ids()[graph.picture])]["images"][0]
-    folder = server.base / found["type"] / found["subfolder"]
-    picture = Image.open(folder / found["filename"]).convert("RGB")
-    if picture.width < 512:
-        picture = picture.resize((512, 512), Image.Resampling.NEAREST)
-    picture.save(PACK / "workflows" / f"{graph.name}.jpg", quality=88)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--pictures", action="store_true")
-    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(os.environ["COMFYUI_PATH"]), Path(folder) / "base")
         try:
@@ -149,10 +129,6 @@ def main() -> None:
                 ids = TEXT.ids()
                 write(PACK / "subgraphs" / "Prompt to conditioning (UniFusion).json",
                       page.evaluate(BLUEPRINT, [ids["rewrite"], ids["pool"]]))
-            if options.pictures:
-                for graph in GRAPHS:
-                    if graph.runs:
-                        thumbnail(server, graph)
         finally:
             server.stop()
 

@@ -1,0 +1,109 @@
+"""Thumbnails, help pictures and the tour's screenshots, all drawn by the shipped workflows in the real frontend.
+
+``COMFYUI_PATH=... python tests/host/build_pictures.py`` after ``build_workflows.py``. Workflows on Krea 2 cannot run on what
+the pack ships; their thumbnail is the graph itself.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from browser import open_page
+from comfy_server import PACK, Server
+from graphs import GRAPHS, Graph
+from PIL import Image
+
+HELP = PACK / "web" / "docs" / "pictures"
+TOUR = PACK / "docs" / "pictures"
+MARGIN = 24
+
+
+def slug(graph: Graph) -> str:
+    return graph.name[3:].lower().replace(",", "").replace(" ", "_")
+
+
+def run(page, server: Server, graph: Graph) -> dict:
+    """Queue the graph on the canvas and wait until the frontend shows what came out."""
+    before = set(server.get("/history"))
+    page.evaluate("() => app.queuePrompt(0, 1)")
+    while not (new := set(server.get("/history")) - before):
+        time.sleep(0.3)
+    history = server.finished(new.pop())
+    if errors := server.errors(history):
+        raise SystemExit(f"{graph.name}: {errors}")
+    page.wait_for_timeout(2500)
+    return history
+
+
+def shot(page, box: tuple[float, float, float, float], scale: float) -> Image.Image:
+    """Screenshot of a part of the canvas, given in the graph's own units."""
+    x, y, width, height = box
+    size = {"width": int((width + 2 * MARGIN) * scale) + 140, "height": int((height + 2 * MARGIN) * scale) + 120}
+    page.set_viewport_size({"width": max(size["width"], 900), "height": max(size["height"], 500)})
+    page.evaluate("""([x, y, scale]) => { app.canvas.deselectAll?.(); app.canvas.ds.scale = scale;
+        app.canvas.ds.offset = [110 / scale - x, 90 / scale - y]; app.canvas.setDirty(true, true) }""",
+                  [x - MARGIN, y - MARGIN, scale])
+    page.mouse.move(5, 5)
+    page.wait_for_timeout(900)
+    clip = {"x": 110, "y": 90, "width": (width + 2 * MARGIN) * scale, "height": (height + 2 * MARGIN) * scale}
+    return Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+
+
+def whole(page) -> tuple[float, float, float, float]:
+    """The box around all nodes and groups."""
+    return tuple(page.evaluate("""() => { const boxes = [...app.graph.nodes.map((n) => [...n.pos, ...n.size]),
+            ...app.graph.groups.map((g) => [...g.pos, ...g.size])];
+        const left = Math.min(...boxes.map((b) => b[0])), top = Math.min(...boxes.map((b) => b[1] - 30));
+        return [left, top, Math.max(...boxes.map((b) => b[0] + b[2])) - left,
+                Math.max(...boxes.map((b) => b[1] + b[3])) - top] }"""))
+
+
+def main() -> None:
+    HELP.mkdir(exist_ok=True, parents=True)
+    TOUR.mkdir(exist_ok=True, parents=True)
+    pictured: set[str] = set()
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(os.environ["COMFYUI_PATH"]), Path(folder) / "base")
+        try:
+            server.wait()
+            with open_page(server.url, ConfirmClear=False, UseNewMenu="Disabled") as page:
+                for graph in GRAPHS:
+                    path = PACK / "workflows" / f"{graph.name}.json"
+                    page.evaluate("(graph) => app.loadGraphData(graph)", json.loads(path.read_text(encoding="utf-8")))
+                    page.wait_for_timeout(500)
+                    history = run(page, server, graph) if graph.runs else None
+                    picture = shot(page, whole(page), 0.75)
+                    picture.save(TOUR / f"{slug(graph)}.png", optimize=True)
+                    if history is not None:
+                        found = history["outputs"][str(graph.ids()[graph.picture])]["images"][0]
+                        drawn = Image.open(server.base / found["type"] / found["subfolder"] / found["filename"])
+                        drawn = drawn.convert("RGB")
+                        if drawn.width < 512:
+                            drawn.resize((384, 384), Image.Resampling.LANCZOS).save(TOUR / f"{slug(graph)}_result.png")
+                            drawn = drawn.resize((512, 512), Image.Resampling.LANCZOS)
+                        picture = drawn
+                    picture.thumbnail((1024, 768))
+                    picture.save(path.with_suffix(".jpg"), quality=88)
+                    for key, node in graph.nodes.items():
+                        if node.type.startswith("UniFusion") and node.type not in pictured:
+                            pictured.add(node.type)
+                            box = page.evaluate("(id) => { const n = app.graph.getNodeById(id); "
+                                                "return [n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30] }",
+                                                graph.ids()[key])
+                            shot(page, tuple(box), 1.0).save(HELP / f"{node.type}.png", optimize=True)
+                    print(graph.name)
+                page.evaluate("""() => { app.graph.clear(); const node = LiteGraph.createNode('UniFusionGuider');
+                    app.graph.add(node); node.pos = [0, 0]; node.setSize([320, node.size[1]]) }""")
+                box = page.evaluate("() => { const n = app.graph.nodes[0]; return [0, -30, n.size[0], n.size[1] + 30] }")
+                shot(page, tuple(box), 1.0).save(HELP / "UniFusionGuider.png", optimize=True)
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()
