@@ -325,6 +325,18 @@ def test_an_encoder_that_cannot_write_is_refused_by_name(rewrite, monkeypatch):
         rewrite(clip=clip, profile="qwen3vl")
 
 
+@pytest.mark.parametrize("module,name,reason", [
+    ("llama", "Gemma3_12B", "another chat format"), ("gemma4", "Gemma4_12B", "another chat format"),
+    ("qwen35", "Qwen35", "recurrent state"), ("llama", "Qwen25_7BVLI", "no picture positions"),
+    ("llama", "Qwen3_4B", "text alone"), ("llama", "Mistral3Small24B", "text alone"), ("t5", "T5", "vision-language")])
+def test_every_other_text_encoder_is_refused_with_its_reason(bridge, module, name, reason):
+    import importlib
+
+    encoder = getattr(importlib.import_module(f"comfy.text_encoders.{module}"), name)
+    assert not hasattr(encoder, "build_image_inputs")
+    assert reason in bridge("vlm").why_not(encoder)
+
+
 def test_the_node_shows_the_text_and_the_report(node, krea2_clip):
     output = node("UniFusionVerifiRewrite").execute(
         krea2_clip, "a red fox", "auto", "as the profile", "", "as the profile", {"sampling": "greedy"}, 0, 0, 4, "",

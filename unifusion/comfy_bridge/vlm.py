@@ -44,6 +44,26 @@ class Embedded(NamedTuple):
         return self.embeds.shape[1]
 
 
+# Text encoders of ComfyUI 0.30 that have decoder layers but not what the method asks of a VLM.
+_WHY_NOT = {
+    "Gemma": "has another chat format and tokenizer, so the roles of its tokens cannot be known",
+    "Qwen35": "keeps a recurrent state in most layers, and ComfyUI builds no picture positions for it",
+    "Qwen25_7BVLI": "gets no picture positions from ComfyUI while it writes",
+    "Qwen": "reads text alone",
+    "Ministral": "reads text alone, in another chat format",
+    "Mistral": "reads text alone, in another chat format",
+}
+
+
+def why_not(transformer: type) -> str:
+    """Why a class of text encoder cannot be used, as the end of a sentence that begins with its name."""
+    names = [parent.__name__ for parent in transformer.__mro__]
+    for family, reason in _WHY_NOT.items():
+        if any(name.startswith(family) for name in names):
+            return reason
+    return "is not a vision-language model whose layers can be tapped"
+
+
 class _DeepestTapReached(Exception):
     pass
 
@@ -65,8 +85,8 @@ class VLM:
         self.tokenizer = getattr(wrapper, "tokenizer", None)
         kind = type(model).__name__.rstrip("_")
         if not hasattr(decoder, "layers") or not hasattr(transformer, "build_image_inputs"):
-            raise ValueError(f"This text encoder ({kind}) is not a vision-language model whose layers can be tapped. "
-                             f"Load a Qwen3-VL encoder (CLIPLoader, type 'krea2') or the UniFusion miniature.")
+            raise ValueError(f"This text encoder ({kind}) {why_not(type(transformer))}. Load a Qwen3-VL encoder "
+                             f"(CLIPLoader, type 'krea2') or the UniFusion miniature.")
         self.decoder = decoder
         self.transformer = transformer
         self.kind = kind
