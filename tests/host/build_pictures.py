@@ -1,7 +1,7 @@
 """Thumbnails, help pictures and the tour's screenshots, all drawn by the shipped workflows in the real frontend.
 
-``COMFYUI_PATH=... python tests/host/build_pictures.py`` after ``build_workflows.py``. Workflows on Krea 2 cannot run on what
-the pack ships; their thumbnail is the graph itself.
+``COMFYUI_PATH=... python tests/host/build_pictures.py`` after ``build_workflows.py``. Workflows on Krea 2 cannot run on
+what the pack ships; their thumbnail is the graph itself.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ def main() -> None:
                                                 "return [n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30] }",
                                                 graph.ids()[key])
                             shot(page, tuple(box), 1.0).save(HELP / f"{node.type}.png", optimize=True)
-                    print(graph.name)
+                    print(graph.name, flush=True)
                 page.evaluate("""() => { app.graph.clear(); const node = LiteGraph.createNode('UniFusionGuider');
                     app.graph.add(node); node.pos = [0, 0]; node.setSize([320, node.size[1]]) }""")
-                box = page.evaluate("() => { const n = app.graph.nodes[0]; return [0, -30, n.size[0], n.size[1] + 30] }")
+                box = page.evaluate("() => [0, -30, app.graph.nodes[0].size[0], app.graph.nodes[0].size[1] + 30]")
                 shot(page, tuple(box), 1.0).save(HELP / "UniFusionGuider.png", optimize=True)
         finally:
             server.stop()

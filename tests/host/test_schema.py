@@ -1,7 +1,7 @@
 """The contract with saved graphs: ids, inputs, their order, types and defaults stay as they are.
 
-After a change on purpose: ``UPDATE_CONTRACT=1 pytest tests/host/test_schema.py``. New inputs are optional and come last;
-a node or input that is renamed or dropped needs a replacement rule (``io.NodeReplace``) for graphs saved before.
+After a change on purpose: ``UPDATE_CONTRACT=1 pytest tests/host/test_schema.py``. New inputs are optional and come
+last; a node or input that is renamed or dropped needs a replacement rule (``io.NodeReplace``) for graphs saved before.
 """
 
 import json

@@ -43,8 +43,9 @@ def test_templates_are_listed_and_served_with_their_pictures(server):
 
 
 def test_the_blueprint_is_offered(server):
-    found = [entry for entry in server.get("/global_subgraphs").values() if entry["info"]["node_pack"] == "custom_nodes.UniFusion"]
-    assert [entry["name"] for entry in found] == ["Prompt to conditioning (UniFusion)"]
+    found = [entry["name"] for entry in server.get("/global_subgraphs").values()
+             if entry["info"]["node_pack"] == "custom_nodes.UniFusion"]
+    assert found == ["Prompt to conditioning (UniFusion)"]
 
 
 def test_stock_loaders_list_the_miniature(server):
@@ -107,8 +108,8 @@ def test_a_damaged_file_stops_the_graph_with_one_sentence(server):
     target.write_bytes(b"\x80\x04not a safetensors file")
     history = server.queue({"1": {"class_type": "UniFusionLoadConditioning", "inputs": {"file": "broken.safetensors"}},
                             "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 5]}}})
-    assert server.errors(history) == ["UniFusionLoadConditioning: 'broken.safetensors' cannot be loaded: it is a pickle "
-                                      "or an archive, not a safetensors file."]
+    assert server.errors(history) == ["UniFusionLoadConditioning: 'broken.safetensors' cannot be loaded: it is a "
+                                      "pickle or an archive, not a safetensors file."]
 
 
 def test_a_path_outside_the_folders_is_refused_before_anything_runs(server):
