@@ -95,7 +95,8 @@ def test_text_and_pages_are_shown_on_the_nodes(page, server, vue):
         for graph, key, expected in ((TEXT, "rewrite", "read:"), (INSPECT, "inspect", "token budget:")):
             open_graph(page, shipped(graph))
             page.evaluate("""(id) => {
-                app.graph.getNodeById(id).widgets.find((w) => w.name === 'shown_text').value = '' }""", graph.ids()[key])
+                app.graph.getNodeById(id).widgets.find((w) => w.name === 'shown_text').value = '' }""",
+                          graph.ids()[key])
             run_in_browser(page, server)  # from the cache if it ran before: the frontend is told all the same
             page.wait_for_function(
                 """([id, text]) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'shown_text')
