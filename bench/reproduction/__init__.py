@@ -1,0 +1,1 @@
+"""The paper's claims, measured on the miniature: ``python -m bench.reproduction``."""
