@@ -207,3 +207,12 @@ def test_training_lowers_the_loss_and_resumes_exactly(small_training, tmp_path):
     log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in log if "words" in line]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_refining_starts_from_the_first_stage_and_keeps_its_heads(small_training, monkeypatch, tmp_path):
+    monkeypatch.setattr(train_vlm, "REFINE_MIX", train_vlm.MIX)
+    small_training(tmp_path / "first", "--steps", "6")
+    small_training(tmp_path / "second", "--steps", "2", "--refine", str(tmp_path / "first" / "checkpoint.pt"))
+    first, second = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("first", "second"))
+    assert all(torch.equal(first["heads"][name], second["heads"][name]) for name in first["heads"])
+    assert not torch.equal(first["model"]["model.lm_head.weight"], second["model"]["model.lm_head.weight"])

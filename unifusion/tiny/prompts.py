@@ -267,7 +267,7 @@ def edit_instruction(scene: Scene, edit: Edit, rng, split: str = "train", terse:
             words["s"] = noun_phrase(Stated(shape, color), rng)
         elif edit.kind == "move":
             words["p"] = position_phrase(edit.value, rng)
-            if split == "train" and "move" in template or "shift" in template or "bring" in template:
+            if any(verb in template for verb in ("move {t} {p}", "shift", "bring")):  # "move it at the top" is no English
                 words["p"] = words["p"].replace("at the", "to the").replace("in the", pick(rng, ("in the", "to the")))
         text = template.format(**words)
     return _finish(text, rng)

@@ -3,6 +3,10 @@
 Deterministic by ``--seed``: every step draws its examples from its own number.  All tasks are mixed in every step.
 The vision tower first learns alone, by its heads, for ``--warm-up`` steps; captioning is then learned much faster.
 The learning rate is constant and falls linearly over the last 30% of ``--steps``.
+
+``--refine CHECKPOINT`` is the second stage: captions are learned by then, so rewriting, edits and pairs get most of a
+step, at a lower rate.  The heads are frozen, which keeps every attribute readable along the same directions of the
+states, so that a diffusion transformer trained before this stage goes on with the new states.
 """
 
 from __future__ import annotations
@@ -32,6 +36,10 @@ from .vlm_tasks import (Example, caption_example, described_edit_example, edit_e
 MIX = (((rewrite_example, 20), (described_edit_example, 8)),
        ((caption_example, 12), (edit_example, 20)),
        ((two_pictures_example, 6), (tiles_example, 2)))
+REFINE_MIX = (((rewrite_example, 24), (described_edit_example, 8)),
+              ((caption_example, 4), (edit_example, 24)),
+              ((two_pictures_example, 12), (tiles_example, 2)))
+REFINE_RATE = 0.35  # of the first stage's learning rates
 PICTURES_IN_WARM_UP = 64
 TEXT_HEAD, PICTURE_HEAD, TOWER_HEAD, SCALE = 0.5, 0.3, 0.1, 0.02  # weights beside the next-word loss
 
@@ -44,6 +52,7 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     parser.add_argument("--stop-at", type=int, help="stop with a checkpoint at this step")
     parser.add_argument("--warm-up", type=int, default=400, help="steps of the vision tower alone")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--refine", type=Path, metavar="CHECKPOINT", help="second stage, from a finished first one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -81,50 +90,53 @@ def stack_picture_labels(views, device) -> tuple[torch.Tensor, torch.Tensor, tor
             torch.tensor(backgrounds, device=device))
 
 
+def head_losses(heads: Heads, examples: list[Example], tapped, merged, generated, image_mask, notes: dict):
+    """Weighted losses of all heads and of the scale of the states (towards RMS 1 at every tap)."""
+    device, loss = generated.device, 0.0
+    labels = torch.from_numpy(np.concatenate([text_labels(example.scene) for example in examples])).to(device)
+    for index, (states, head) in enumerate(zip(tapped, heads.text)):
+        head_loss, right = head(states[generated], labels)
+        loss = loss + TEXT_HEAD * head_loss / len(tapped)
+        loss = loss + SCALE * states[generated].float().square().mean(-1).log().square().mean()
+        for name, hits in right.items():
+            notes[f"text {name} tap{index}"].append(hits.float().mean().item())
+    views = [view for example in examples for view in example.views]
+    if not views:
+        return loss
+    shown = torch.tensor([view is not None for view in views], device=device)
+    truth = stack_picture_labels([view for view in views if view is not None], device)
+    for index, (states, head) in enumerate(zip(tapped, heads.picture)):
+        head_loss, right = head(states[image_mask].unflatten(0, (-1, IMAGE_TOKENS))[shown], *truth)
+        loss = loss + PICTURE_HEAD * head_loss / len(tapped)
+        loss = loss + SCALE * states[image_mask].float().square().mean(-1).log().square().mean()
+        for name, hits in right.items():
+            notes[f"picture {name} tap{index}"].append(hits.float().mean().item())
+    return loss + TOWER_HEAD * heads.tower(merged[shown], *truth)[0]
+
+
 def chunk_loss(model: Qwen3VL, heads: Heads, tokenizer: ChatTokenizer, examples: list[Example], notes: dict):
-    """Summed next-word loss, number of words predicted, and the mean loss of the heads, of one padded chunk."""
+    """Of one padded chunk: summed next-word loss, number of words predicted, loss of the heads."""
     device = model.model.embed_tokens.weight.device
     batch = tokenizer.collate([example.chat for example in examples])
     pictures = None if batch.pictures is None else batch.pictures.to(device)
     ids, mask = batch.ids.to(device), batch.image_mask.to(device)
+    generated = (batch.roles == GENERATED).to(device)
+    target = generated.clone()
+    target[torch.arange(len(ids)), batch.lengths - 1] = True  # <|im_end|>
+    target = target[:, 1:]
     with torch.autocast(device.type, torch.bfloat16):
         states, tapped, merged = model(ids, batch.positions.to(device), mask, pictures)
-        generated = (batch.roles == GENERATED).to(device)
-        ends = torch.zeros_like(generated)
-        ends[torch.arange(len(ids)), batch.lengths - 1] = True
-        target = (generated | ends)[:, 1:]
         logits = model.model.lm_head(states[:, :-1][target]).float()
     words = ids[:, 1:][target]
-    loss = F.cross_entropy(logits, words, reduction="sum")
     notes["words"].append((logits.argmax(-1) == words).float().mean().item())
-    labels = torch.from_numpy(np.concatenate([text_labels(example.scene) for example in examples])).to(device)
-    extra = 0.0
-    chosen = [tap[generated] for tap in tapped]
-    for index, (states, head) in enumerate(zip(chosen, heads.text)):
-        head_loss, right = head(states, labels)
-        extra = extra + TEXT_HEAD * head_loss / len(chosen)
-        for name, hits in right.items():
-            notes[f"text {name} tap{index}"].append(hits.float().mean().item())
-        extra = extra + SCALE * states.float().square().mean(-1).log().square().mean()
-    views = [view for example in examples for view in example.views]
-    if views:
-        shown = torch.tensor([view is not None for view in views], device=device)
-        truth = stack_picture_labels([view for view in views if view is not None], device)
-        seen = [tap[mask].unflatten(0, (-1, IMAGE_TOKENS)) for tap in tapped]
-        for index, (states, head) in enumerate(zip(seen, heads.picture)):
-            head_loss, right = head(states[shown], *truth)
-            extra = extra + PICTURE_HEAD * head_loss / len(seen)
-            for name, hits in right.items():
-                notes[f"picture {name} tap{index}"].append(hits.float().mean().item())
-            extra = extra + SCALE * states.float().square().mean(-1).log().square().mean()
-        extra = extra + TOWER_HEAD * heads.tower(merged[shown], *truth)[0]
-    return loss, len(words), extra
+    extra = head_losses(heads, examples, tapped, merged, generated, mask, notes)
+    return F.cross_entropy(logits, words, reduction="sum"), len(words), extra
 
 
-def train_step(model, heads, tokenizer, rng, scale: int, notes: dict) -> float:
+def train_step(model, heads, tokenizer, rng, mix, scale: int, notes: dict) -> float:
     """Gradients of one step; a group of examples is sorted by length and passes in two chunks to pad less."""
     chunks = []
-    for group in MIX:
+    for group in mix:
         examples = [make(rng) for make, count in group for _ in range(count * scale)]
         examples.sort(key=lambda e: (sum(map(len, e.chat.pictures)), len(e.chat.instruction) + len(e.chat.answer)))
         middle = len(examples) // 2 if len(examples) > 8 else len(examples)
@@ -174,13 +186,19 @@ def main(arguments=None) -> None:
     model = Qwen3VL(VLMConfig(vocab_size=len(tokenizer.tokenizer)))
     model.initialise()
     heads = Heads(model.config)
+    if args.refine:
+        saved = torch.load(args.refine, map_location="cpu", weights_only=True)
+        model.load_state_dict(saved["model"])
+        heads.load_state_dict(saved["heads"])
+        heads.requires_grad_(False)
     model.to(args.device)
     heads.to(args.device)
     plain = Qwen3VL(model.config).to(args.device)  # for decoding, whose shapes would be compiled again and again
     if args.compile:
         for layer in (*model.model.layers, *model.visual.blocks):
             layer.compile(dynamic=True)
-    optimizer = make_optimizer(model, heads, args.muon_lr, args.adam_lr)
+    rate = REFINE_RATE if args.refine else 1.0
+    optimizer = make_optimizer(model, heads, rate * args.muon_lr, rate * args.adam_lr)
     peaks = [group["lr"] for group in optimizer.param_groups]
     step, checkpoint = 0, args.out / "checkpoint.pt"
     if args.resume and checkpoint.exists():
@@ -204,16 +222,18 @@ def main(arguments=None) -> None:
     started, notes = time.monotonic(), Notes()
     last = args.steps if args.stop_at is None else min(args.steps, args.stop_at)
     while step < last and time.monotonic() - started < 60 * args.minutes:
-        rng = np.random.default_rng((args.seed, step))
+        rng = np.random.default_rng((args.seed, step, 1) if args.refine else (args.seed, step))
         factor = learning_rate(step, args.steps)
         for group, peak in zip(optimizer.param_groups, peaks):
             group["lr"] = peak * factor
         optimizer.zero_grad(set_to_none=True)
-        if step < args.warm_up:
+        if step < args.warm_up and not args.refine:
             loss = warm_up_step(model, heads, rng, PICTURES_IN_WARM_UP * args.scale_batch, notes)
         else:
-            loss = train_step(model, heads, tokenizer, rng, args.scale_batch, notes)
-        torch.nn.utils.clip_grad_norm_([*model.parameters(), *heads.parameters()], 1.0)
+            loss = train_step(model, heads, tokenizer, rng, REFINE_MIX if args.refine else MIX, args.scale_batch,
+                              notes)
+        trained = [p for p in (*model.parameters(), *heads.parameters()) if p.grad is not None]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         notes["loss"].append(loss)
         step += 1
@@ -222,7 +242,7 @@ def main(arguments=None) -> None:
             notes.clear()
         if step % args.save_every == 0:
             save()
-        if step > args.warm_up and (step % args.evaluate_every == 0 or step == args.steps):
+        if (step > args.warm_up or args.refine) and (step % args.evaluate_every == 0 or step == args.steps):
             plain.load_state_dict(model.state_dict())
             scores = evaluate(plain, tokenizer, held_out_examples(args.evaluate_count))
             log(scores={name: f"{right}/{count}" for name, (right, count) in scores.items()})
