@@ -44,7 +44,7 @@ class Server:
                  "--base-directory", str(base), "--database-url", "sqlite:///:memory:", *arguments],
                 cwd=host, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
 
-    def wait(self, seconds: float = 240) -> None:
+    def wait(self, seconds: float = 600) -> None:
         """Until it answers."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

@@ -63,7 +63,8 @@ def stock(prompt: str, negative: str, lora: bool = False, **settings) -> dict:
 
 def encode(prompt: str, **inputs) -> dict:
     return node("UniFusionVLMEncode", clip=["clip", 0], prompt=prompt,
-                **{"profile": "auto", "selection": "as the profile", "system_prompt": "", "taps": "", "precision": "fp32", **inputs})
+                **{"profile": "auto", "selection": "as the profile", "system_prompt": "", "taps": "",
+                   "precision": "fp32", **inputs})
 
 
 def pool(model: list, positive: list, negative: list | None = None, **inputs) -> dict:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+
 import comfy.model_management
 import comfy.patcher_extension
+import comfyui_version
 import torch
 import torch.nn.functional as F
 
@@ -13,6 +16,11 @@ from ..layer_gains import apply_gains
 WRAPPER = "unifusion_pooled_context"
 # Work memory of pooling, as multiples of the layer stack: block input, q, k, v, gate, and the SwiGLU's two halves.
 _WORK = 12
+
+
+def takes_weights(network: torch.nn.Module) -> bool:
+    """Whether this ComfyUI's Krea 2 asks attention patches about its keys, as 0.30 does and 0.27 does not."""
+    return "attn1_patch" in inspect.getsource(type(network.blocks[0].attn).forward)
 
 
 class FusionModel:
@@ -60,6 +68,10 @@ class FusionModel:
         """
         bias = None
         if (hidden.weights != 1).any():
+            if not takes_weights(self.network):
+                raise ValueError(f"Strengths and word weights other than 1 need ComfyUI 0.30 or newer; in this one "
+                                 f"({comfyui_version.__version__}) Krea 2's attention has no place for them. Update "
+                                 f"ComfyUI, or set every strength and weight to 1 (0 removes as well).")
             bias = hidden.weights.log()[None]
         return self._fuse(apply_gains(hidden.states, gains, keep_rms), bias)
 

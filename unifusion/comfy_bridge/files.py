@@ -37,7 +37,7 @@ def save(positive, negative, prefix: str, prompt: dict | None, extra: dict | Non
                          "both.")
     kind = kinds.pop()
     root = folder_paths.get_output_directory()
-    if not folder_paths.is_within_directory(root, os.path.join(root, prefix)):
+    if not _inside(root, os.path.join(root, prefix)):
         raise ValueError(f"The name '{prefix}' leaves ComfyUI's output folder; use a name such as "
                          f"'conditioning/UniFusion'.")
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
@@ -54,6 +54,14 @@ def save(positive, negative, prefix: str, prompt: dict | None, extra: dict | Non
 
 def _is_hidden(value) -> bool:
     return hasattr(value, "states") and hasattr(value, "roles")  # not isinstance: the library may be imported twice
+
+
+def _inside(root: str, path: str | Path) -> bool:
+    """Whether a path stays in a folder, by its name: folders that a creator has linked in count as inside.
+
+    ComfyUI has its own check of this from 0.27 on only.
+    """
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))
 
 
 def listing() -> list[str]:
@@ -76,6 +84,9 @@ def path_of(name: str) -> Path:
         path = Path(folder_paths.get_annotated_filepath(name))
     except ValueError:
         raise ValueError(f"'{name}' leaves ComfyUI's input and output folders.") from None
+    if not any(_inside(root, path) for root in (folder_paths.get_input_directory(), folder_paths.get_output_directory(),
+                                                folder_paths.get_temp_directory())):
+        raise ValueError(f"'{name}' leaves ComfyUI's input and output folders.")
     if not path.is_file():
         raise ValueError(f"'{name}' is not in ComfyUI's input or output folder. Run Save Conditioning first, or put "
                          f"the file into the input folder.")

@@ -1,0 +1,116 @@
+"""An interrupt at any stage, or a crash inside it, leaves nothing behind: the next run gives the same picture."""
+
+import time
+
+import pytest
+import torch
+from krea2_graphs import SMALL_TAPS, encode, loaders, node, pool, write_models
+
+LATENT = {"samples": torch.zeros(1, 16, 1, 8, 8)}
+
+
+def run(clip, model, bridge, picture=None):
+    """Prompt and picture to latent, asking for an interruption between the nodes as ComfyUI's executor does."""
+    import comfy.model_management as mm
+
+    import nodes
+
+    images = {"image0": picture} if picture is not None else None
+    hidden, negative, _ = bridge("encode_prompt").run(clip, "a red fox", "auto", "as the profile", "", "", "fp32", None,
+                                                      images)
+    mm.throw_exception_if_processing_interrupted()
+    patched, positive, below, *_ = bridge("pool_states").run(model, hidden, "off", "", True, negative, None, [])
+    mm.throw_exception_if_processing_interrupted()
+    return nodes.common_ksampler(patched, 1, 3, 3.0, "euler", "simple", positive, below, LATENT)[0]["samples"]
+
+
+def stages(clip, model):
+    """Modules whose forward marks a stage."""
+    transformer = clip.cond_stage_model.qwen3vl_4b.transformer
+    network = model.model.diffusion_model
+    return {"vision tower": transformer.visual.blocks[1], "encoding": transformer.model.layers[7],
+            "layerwise pooling": network.txtfusion.layerwise_blocks[1], "refiner": network.txtfusion.refiner_blocks[0],
+            "drawing": network.blocks[1]}
+
+
+def left_behind(clip, model):
+    """Hooks, replaced functions and wrappers that should be gone."""
+    layers = clip.cond_stage_model.qwen3vl_4b.transformer.model.layers
+    network = model.model.diffusion_model
+    return ([i for i, layer in enumerate(layers) if layer._forward_pre_hooks],
+            [name for name in ("_unpack_context",) if name in vars(network)],
+            [name for name in ("forward",) if name in vars(network.txtfusion)], model.wrappers)
+
+
+@pytest.mark.parametrize("stage", ["vision tower", "encoding", "layerwise pooling", "refiner", "drawing"])
+@pytest.mark.parametrize("how", ["interrupt", "crash"])
+def test_stopping_at_any_stage_leaves_nothing_behind(krea2_clip, krea2_model, bridge, stage, how):
+    import comfy.model_management as mm
+
+    picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    before, clean = run(krea2_clip, krea2_model, bridge, picture), left_behind(krea2_clip, krea2_model)
+
+    def stop(*_):
+        if how == "crash":
+            raise RuntimeError("out of memory, for instance")
+        mm.interrupt_current_processing(True)
+
+    handle = stages(krea2_clip, krea2_model)[stage].register_forward_pre_hook(stop)
+    expected = mm.InterruptProcessingException if how == "interrupt" else RuntimeError
+    other = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(2))  # the first one's features are kept
+    try:
+        with pytest.raises(expected):
+            run(krea2_clip, krea2_model, bridge, other)
+            mm.throw_exception_if_processing_interrupted()
+    finally:
+        handle.remove()
+        mm.interrupt_current_processing(False)
+    assert left_behind(krea2_clip, krea2_model) == clean
+    assert torch.equal(run(krea2_clip, krea2_model, bridge, picture), before)
+
+
+def test_an_interrupt_while_writing_stops_within_a_token(krea2_clip, bridge):
+    import comfy.model_management as mm
+
+    written = []
+    layer = krea2_clip.cond_stage_model.qwen3vl_4b.transformer.model.layers[0]
+
+    def count(*_):
+        written.append(1)
+        if len(written) == 4:
+            mm.interrupt_current_processing(True)
+
+    handle = layer.register_forward_pre_hook(count)
+    try:
+        with pytest.raises(mm.InterruptProcessingException):
+            bridge("rewrite").run(krea2_clip, "a fox", "auto", "as the profile", "", "images and rewritten text",
+                                  {"sampling": "greedy"}, 1, 50, 50, "", "", "fp32", "", None, None)
+    finally:
+        handle.remove()
+        mm.interrupt_current_processing(False)
+    assert len(written) <= 5
+
+
+def graph(steps, seed=1):
+    return {**loaders(small=True), "states": encode("a red fox", profile="qwen3vl", taps=SMALL_TAPS),
+            "pool": pool(["unet", 0], ["states", 0]),
+            "latent": node("EmptySD3LatentImage", width=64, height=64, batch_size=1),
+            "draw": node("UniFusionDiTSampler", model=["pool", 0], positive=["pool", 1], latent_image=["latent", 0],
+                         seed=seed, denoise=1.0, image_guidance=-1.0,
+                         **{"preset": "custom", "preset.steps": steps, "preset.cfg": 1.0, "preset.sampler": "euler",
+                            "preset.scheduler": "simple", "preset.shift": "fixed", "preset.mu": 1.0}),
+            "decode": node("VAEDecode", samples=["draw", 0], vae=["vae", 0]),
+            "show": node("PreviewImage", images=["decode", 0])}
+
+
+def test_interrupting_a_real_server_while_it_draws_and_queueing_again(server):
+    write_models(server.base)
+    number = server.submit(graph(1000))
+    start = time.monotonic()
+    while "it/s]" not in server.log.read_text(errors="replace")[-400:] and time.monotonic() < start + 120:
+        time.sleep(0.2)
+    server.raw("/interrupt", {})
+    stopped = server.finished(number, 120)
+    assert any(kind == "execution_interrupted" for kind, _ in stopped["status"]["messages"])
+    again = server.queue(graph(2, seed=9))
+    assert server.errors(again) == [] and again["outputs"]["show"]["images"]
