@@ -151,8 +151,8 @@ def test_rescaling_changes_the_scale_and_nothing_else(random_vlm, rng):
     assert generate(copy, twin.tokenizer, [item], 5) == generate(random_vlm.model, random_vlm.tokenizer, [item], 5)
 
 
-def test_a_saved_vlm_loads_with_the_same_states_up_to_bfloat16(random_vlm, rng, tmp_path):
-    save_vlm(random_vlm.model, tmp_path)
+def test_a_saved_vlm_loads_with_the_same_states_up_to_bfloat16(random_vlm, folder, rng, tmp_path):
+    save_vlm(random_vlm.model, tmp_path, folder)
     loaded = load_vlm(tmp_path)
     assert loaded.model.config == random_vlm.model.config
     item = edit_example(rng).chat

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -181,8 +182,12 @@ def main(arguments=None) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    build_tokenizer(args.out / "tokenizer")
-    tokenizer = ChatTokenizer(load_tokenizer(args.out / "tokenizer"))
+    words = args.out / "tokenizer"
+    if args.refine:
+        shutil.copytree(args.refine.parent / "tokenizer", words, dirs_exist_ok=True)
+    elif not words.exists():
+        build_tokenizer(words)
+    tokenizer = ChatTokenizer(load_tokenizer(words))
     model = Qwen3VL(VLMConfig(vocab_size=len(tokenizer.tokenizer)))
     model.initialise()
     heads = Heads(model.config)

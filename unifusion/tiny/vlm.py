@@ -12,6 +12,7 @@ Files of a folder: ``model.safetensors`` (bfloat16, parameter names of ComfyUI's
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,10 +135,17 @@ def load_vlm(folder: str | Path = BUNDLED, device: str | torch.device = "cpu") -
     return FrozenVLM(model.to(device), ChatTokenizer(load_tokenizer(folder)))
 
 
-def save_vlm(model: Qwen3VL, folder: str | Path) -> None:
-    """Writes weights in bfloat16, configuration and tokenizer."""
+def save_vlm(model: Qwen3VL, folder: str | Path, tokenizer_folder: str | Path | None = None) -> None:
+    """Writes weights in bfloat16, configuration and tokenizer.
+
+    ``tokenizer_folder`` holds the tokenizer of the training (``<out>/tokenizer``); None builds it anew, which is the
+    same one only as long as the world's words are.
+    """
     folder = Path(folder)
-    build_tokenizer(folder)
+    if tokenizer_folder is None:
+        build_tokenizer(folder)
+    else:
+        shutil.copytree(tokenizer_folder, folder, dirs_exist_ok=True)
     save_file({name: p.detach().to("cpu", torch.bfloat16).contiguous() for name, p in model.state_dict().items()},
               folder / "model.safetensors")
     config = transformers_config(model.config, load_tokenizer(folder))
