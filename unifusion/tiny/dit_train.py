@@ -7,13 +7,13 @@ Needs the frozen VLM and VAE. Two processes on a CPU, or several GPUs, through t
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_file
 
 from ..dit import DiTConfig, SingleStreamDiT
@@ -55,14 +55,19 @@ class DiTRun:
     foreground_weight: float = 3.0
 
 
-def heldout_examples(count: int, seed: int, task: str) -> list[Example]:
-    """Test scenes with combinations and wordings that training never saw; ``task`` is caption, reconstruct or edit."""
+def heldout_examples(count: int, seed: int, task: str, detail: float | None = None) -> list[Example]:
+    """Test scenes with combinations and wordings that training never saw.
+
+    Args:
+        task: caption, reconstruct or edit.
+        detail: how much a caption's prompt states, see :func:`unifusion.tiny.prompts.user_prompt`.
+    """
     rng = np.random.default_rng(seed)
     examples = []
     for _ in range(count):
         scene, jitter = world.sample_scene(rng, held_out=True), sample_jitter(rng)
         if task == "caption":
-            examples.append(Example(Chat(user_prompt(scene, rng, "test")[0], answer=caption(scene)), scene, jitter))
+            examples.append(Example(Chat(user_prompt(scene, rng, "test", detail)[0], answer=caption(scene)), scene, jitter))
         elif task == "reconstruct":
             examples.append(Example(Chat("", [[render(scene, jitter=jitter)]]), scene, jitter))
         else:
@@ -157,10 +162,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     training = TrainingSettings(
-        steps=arguments.steps, levels=arguments.levels, lr=4e-3, pooling_lr=1e-3, warmup=60, level_mean=0.6,
+        steps=arguments.steps, levels=arguments.levels, lr=4e-3, pooling_lr=1e-3, warmup=40, level_mean=0.6,
         keep_every=100, score_every=arguments.score_every, seed=arguments.seed, compile=not arguments.no_compile,
     )
-    device = PartialState().device
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
     vae = from_wan(load_file(arguments.vae)).to(device)
     run = DiTRun(training, batch=arguments.batch, length=CONDITION_TOKENS)
     train(arguments.out, load_vlm(arguments.vlm, device), vae, run, until=arguments.until)

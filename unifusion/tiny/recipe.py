@@ -43,7 +43,7 @@ class Budget:
 
 
 BUDGETS = {
-    "cpu": Budget(1900, 2500, 6000, 1, 16, 2, "about 7 hours on 2 cores with AMX (from measured times of a step)"),
+    "cpu": Budget(1900, 2500, 6000, 1, 16, 2, "about 6 hours on 2 idle cores with AMX (from measured times of a step)"),
     "cuda": Budget(4000, 6000, 30000, 2, 128, 1, "about 1.5 hours on one data-centre GPU (estimated, not measured)"),
 }
 
@@ -67,15 +67,19 @@ def commands(out: Path, device: str, seed: int) -> tuple[list[list[str]], list[s
     return [[sys.executable, "-m", *vae], [sys.executable, "-m", *vlm]], launcher + dit
 
 
-def freeze_vlm(checkpoint: Path, folder: Path) -> None:
-    """Write the VLM of a training checkpoint in the form that the pack loads."""
+def freeze_vlm(run: Path, folder: Path) -> None:
+    """Write the VLM of a training run in the form that the pack loads.
+
+    The tokenizer is the run's own: one built from the code of another day may number words differently.
+    """
     from .qwen3vl import Qwen3VL, VLMConfig
     from .vlm import save_vlm
 
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    saved = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
     model = Qwen3VL(VLMConfig.from_dict(saved["config"]))
     model.load_state_dict(saved["model"])
     save_vlm(model, folder)
+    shutil.copytree(run / "tokenizer", folder, dirs_exist_ok=True)
 
 
 def run(out: Path, device: str, seed: int) -> Path:
@@ -99,7 +103,7 @@ def run(out: Path, device: str, seed: int) -> Path:
         if any([process.wait() for process in running]):
             raise RuntimeError("a training failed; its message is above. Start the recipe again to go on from its checkpoint.")
         shutil.copyfile(out / "vae/vae.safetensors", weights / "vae.safetensors")
-        freeze_vlm(out / "vlm/checkpoint.pt", weights / "vlm")
+        freeze_vlm(out / "vlm", weights / "vlm")
     subprocess.run(dit, env=environment, check=True)
     shutil.copyfile(out / "dit/best.safetensors", weights / "dit.safetensors")
     return weights
