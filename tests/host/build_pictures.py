@@ -1,7 +1,7 @@
 """Thumbnails, help pictures and the tour's screenshots, all drawn by the shipped workflows in the real frontend.
 
-``COMFYUI_PATH=... python tests/host/build_pictures.py`` after ``build_workflows.py``. Workflows on Krea 2 cannot run on
-what the pack ships; their thumbnail is the graph itself.
+``COMFYUI_PATH=... python tests/host/build_pictures.py [01 05 ...]`` after ``build_workflows.py``; numbers choose workflows.
+Workflows on Krea 2 cannot run on what the pack ships; their thumbnail is the graph itself.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -66,13 +67,14 @@ def whole(page) -> tuple[float, float, float, float]:
 def main() -> None:
     HELP.mkdir(exist_ok=True, parents=True)
     TOUR.mkdir(exist_ok=True, parents=True)
+    chosen = [graph for graph in GRAPHS if graph.name[:2] in sys.argv[1:] or not sys.argv[1:]]
     pictured: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(os.environ["COMFYUI_PATH"]), Path(folder) / "base")
         try:
             server.wait()
-            with open_page(server.url, ConfirmClear=False, UseNewMenu="Disabled") as page:
-                for graph in GRAPHS:
+            with open_page(server.url) as page:
+                for graph in chosen:
                     path = PACK / "workflows" / f"{graph.name}.json"
                     page.evaluate("(graph) => app.loadGraphData(graph)", json.loads(path.read_text(encoding="utf-8")))
                     page.wait_for_timeout(500)

@@ -65,8 +65,8 @@ def test_a_shipped_workflow_opens_whole_and_gives_its_prompt(page, graph):
 def test_saving_an_opened_workflow_changes_no_value(page, graph):
     open_graph(page, shipped(graph))
     saved = page.evaluate("() => app.graph.serialize()")
-    before = {node["id"]: node.get("widgets_values") for node in shipped(graph)["nodes"]}
-    assert {node["id"]: node.get("widgets_values") for node in saved["nodes"]} == before
+    before = {node["id"]: node.get("widgets_values") or [] for node in shipped(graph)["nodes"]}
+    assert {node["id"]: node.get("widgets_values") or [] for node in saved["nodes"]} == before
 
 
 @pytest.mark.parametrize("graph", [graph for graph in GRAPHS if not graph.runs], ids=lambda graph: graph.name)
