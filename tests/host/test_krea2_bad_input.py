@@ -156,3 +156,17 @@ def test_what_is_no_picture_is_refused(krea2_clip, bridge, shape):
     with pytest.raises(ValueError) as error:
         encode(krea2_clip, bridge, images={"image0": torch.zeros(shape)})
     sentence(error, "image0", str(shape), "expected")
+
+
+def test_weights_are_refused_by_name_where_the_host_has_no_place_for_them(hidden, krea2_model, bridge, monkeypatch):
+    """ComfyUI 0.26 and 0.27: there this is real; in a newer host only the answer of the check is replaced."""
+    dit = bridge("dit")
+    if dit.takes_weights(krea2_model.model.diffusion_model):
+        monkeypatch.setattr(dit, "takes_weights", lambda network: False)
+    weights = hidden.weights.clone()
+    weights[1] = 1.4
+    with pytest.raises(ValueError) as error:
+        pool(krea2_model, hidden._replace(weights=weights), bridge)
+    sentence(error, "ComfyUI 0.30 or newer", "Update ComfyUI")
+    weights[1] = 0.0  # removing needs no place in the attention
+    assert pool(krea2_model, hidden._replace(weights=weights), bridge)[1][0][0].shape[1] == hidden.tokens - 1

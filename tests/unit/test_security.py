@@ -17,6 +17,8 @@ BY_COMMAND_ONLY = {
     "bench": "measurements; they write to bench/out",
     "noxfile.py": "the task runner; it downloads the pinned host and checks its checksum",
     "unifusion/training": "the trainer; it writes checkpoints and logs where its command line says",
+    "unifusion/dit.py": "the DiT for training and for use without ComfyUI",
+    "unifusion/pooling.py": "Layerwise Attention Pooling for training and for use without ComfyUI",
     "unifusion/tiny": "making and training the miniature; what the host does reach of it is held to the rules",
 }
 
@@ -41,7 +43,16 @@ WRITING = {"write_text", "write_bytes", "mkdir", "touch", "unlink", "rename", "r
            "save_file", "savefig", "replace_file", "chmod"}
 # Who may write, and what keeps the file inside ComfyUI's folders.
 WRITERS = {"unifusion/stored.py": "writes the file it is given; comfy_bridge/files.py gives it paths inside ComfyUI's "
-                                  "output folder only (tests/host/test_files.py)"}
+                                  "output folder only (tests/host/test_files.py)",
+           "unifusion/tiny/tokenizer.py": "build_tokenizer writes the folder it is given; training alone calls it",
+           "unifusion/tiny/vlm.py": "save_vlm writes the folder it is given; training alone calls it"}
+# What was looked at and is allowed in one file: part of the finding -> why.
+REVIEWED = {
+    "unifusion/comfy_bridge/miniature.py": {
+        "load_torch_file": "behind a check of the name: ComfyUI opens .safetensors with safetensors alone"},
+    "unifusion/tiny/vlm.py": {"imports shutil": "save_vlm copies the tokenizer's files; training alone calls it"},
+}
+TRAINING_ALONE = {"build_tokenizer", "save_vlm"}
 
 
 def module_file(parts: list[str]) -> Path | None:
@@ -107,14 +118,16 @@ def breaches(source: str, name: str) -> list[str]:
             continue
         called = dotted(node.func)
         last = called.split(".")[-1] or getattr(node.func, "attr", "")
-        if called in FORBIDDEN_CALLS or last in FORBIDDEN_METHODS or called.startswith(("os.exec", "os.spawn")):
+        local = any(word.arg == "local_files_only" and getattr(word.value, "value", False) is True
+                    for word in node.keywords)
+        if called in FORBIDDEN_CALLS or last in FORBIDDEN_METHODS and not local or called.startswith(("os.exec", "os.spawn")):
             found.append(f"{name}:{node.lineno} calls {called or last}")
         mode = [arg.value for arg in (*node.args[1:2], *(k.value for k in node.keywords if k.arg == "mode"))
                 if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
         writes = last == "open" and any(set("wax+") & set(text) for text in mode)
         if (writes or last in WRITING or called in ("os.replace", "os.rename")) and name not in WRITERS:
             found.append(f"{name}:{node.lineno} writes files with {called or last}")
-    return found
+    return [line for line in found if not any(part in line for part in REVIEWED.get(name, ()))]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -125,6 +138,13 @@ def test_nothing_the_host_reaches_breaks_the_rules(name):
 def test_the_host_reaches_no_trainer_no_test_and_no_tool():
     ours_alone = ("tools", "tests", "bench", "noxfile", "unifusion/training")
     assert [name for name in NAMES if name.startswith(ours_alone)] == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("unifusion/tiny/")])
+def test_what_writes_for_training_is_never_called_by_the_host(name):
+    called = {dotted(node.func).split(".")[-1] for node in ast.walk(ast.parse((ROOT / name).read_text()))
+              if isinstance(node, ast.Call)}
+    assert not called & TRAINING_ALONE
 
 
 def test_every_python_file_is_either_reached_by_the_host_or_run_by_command():

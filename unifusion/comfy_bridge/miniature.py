@@ -157,7 +157,7 @@ def load_clip(folder: str | Path) -> comfy.sd.CLIP:
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"config.json in '{folder.name}' is not the miniature's: {error!r}. Take the config.json that "
                          f"was saved with these weights.") from None
-    words = Qwen2Tokenizer.from_pretrained(str(folder))
+    words = Qwen2Tokenizer.from_pretrained(str(folder), local_files_only=True)
     tokens = dict(zip(("pad", "end", "image"), words.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>", "<|image_pad|>"])))
     tokens["user turn"] = list(words("<|im_start|>user\n")["input_ids"])
 

@@ -84,7 +84,7 @@ def load_tokenizer(folder: str | Path):
     """transformers' Qwen2Tokenizer over the files of :func:`build_tokenizer`."""
     from transformers import Qwen2Tokenizer
 
-    return Qwen2Tokenizer.from_pretrained(str(folder))
+    return Qwen2Tokenizer.from_pretrained(str(folder), local_files_only=True)
 
 
 def unknown_words(text: str, folder: str | Path | None = None) -> list[str]:
