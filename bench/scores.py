@@ -14,11 +14,12 @@ from pathlib import Path
 
 import torch
 
+from unifusion.tiny.scene import Scene
 from unifusion.tiny.scorer import read_scene
 from unifusion.tiny.text import caption, keeps_attributes, parse_caption
 
 from .host import pack
-from .reproduction.scenes import edit_checks, edits, pairs, picture_checks, pictures, prompts
+from .reproduction.scenes import Asked, edit_checks, edits, pairs, picture_checks, pictures, prompts, within
 from .reproduction.shares import Tally
 
 TARGETS = {  # task and measure -> floor and goal in percent
@@ -39,29 +40,34 @@ SEED = 500_000  # of the scenes
 class Scores:
     """The tasks, each on its own scenes."""
 
-    def __init__(self, graph, count: int) -> None:
-        self.graph, self.count, self.fewer = graph, count, max(1, round(0.4 * count))
+    def __init__(self, graph, count: int, minutes: float | None = None) -> None:
+        self.graph, self.count, self.fewer, self.minutes = graph, count, max(1, round(0.4 * count)), minutes
         self.seconds: dict[str, list[float]] = {"rewrite": [], "picture": []}
 
-    def drawn(self, condition, seed: int):
+    def written(self, asked: Asked):
+        """VERIFI's condition."""
+        condition = self.graph.verifi(asked.prompt, asked.pictures)
+        self.seconds["rewrite"].append(condition.seconds)
+        return condition
+
+    def drawn(self, condition, seed: int) -> Scene:
         """The scene that is read from the picture of a condition."""
         began = time.perf_counter()
         picture = self.graph.picture(condition, seed)
-        self.seconds["rewrite"].append(condition.seconds)
         self.seconds["picture"].append(time.perf_counter() - began)
         return read_scene(picture)
 
     def text_to_image(self) -> Tally:
         """Prompts that state everything, against the scene."""
         tally = Tally()
-        for seed, asked in enumerate(prompts(self.count, SEED, detail=1.0)):
-            tally.add(picture_checks(self.drawn(self.graph.verifi(asked.prompt), seed), asked.scene))
+        for seed, asked in within(self.minutes, prompts(self.count, SEED, detail=1.0)):
+            tally.add(picture_checks(self.drawn(self.written(asked), seed), asked.scene))
         return tally
 
     def edit(self) -> Tally:
         tally = Tally()
-        for seed, asked in enumerate(edits(self.fewer, SEED + 1)):
-            found = self.drawn(self.graph.verifi(asked.prompt, asked.pictures), seed)
+        for seed, asked in within(self.minutes, edits(self.fewer, SEED + 1)):
+            found = self.drawn(self.written(asked), seed)
             checks = edit_checks(found, asked)
             tally.add(checks | {f"{asked.edit.kind}: {name}": values for name, values in checks.items()
                                 if name != "both"})
@@ -69,8 +75,8 @@ class Scores:
 
     def two_references(self) -> Tally:
         tally = Tally()
-        for seed, asked in enumerate(pairs(self.fewer, SEED + 2)):
-            condition = self.graph.verifi(asked.prompt, asked.pictures)
+        for seed, asked in within(self.minutes, pairs(self.fewer, SEED + 2)):
+            condition = self.written(asked)
             checks = picture_checks(self.drawn(condition, seed), asked.scene)
             tally.add(checks | {"caption of the result right": [parse_caption(condition.text) == asked.scene]})
         return tally
@@ -78,24 +84,32 @@ class Scores:
     def rewriting(self) -> Tally:
         """Prompts of any detail; what was stated must be in the text."""
         tally = Tally()
-        for asked in prompts(self.count, SEED + 3, detail=None):
-            scene = parse_caption(self.graph.verifi(asked.prompt).text)
+        for _, asked in within(self.minutes, prompts(self.count, SEED + 3, detail=None)):
+            scene = parse_caption(self.written(asked).text)
             tally.add({"every stated attribute kept": [scene is not None and keeps_attributes(asked.spec, scene)]})
         return tally
 
     def caption(self) -> Tally:
         tally = Tally()
-        for asked in pictures(self.count, SEED + 4):
-            text = self.graph.verifi(asked.prompt, asked.pictures).text
+        for _, asked in within(self.minutes, pictures(self.count, SEED + 4)):
+            text = self.written(asked).text
             tally.add({"exact": [text.strip() == caption(asked.scene)]})
         return tally
 
 
-def table(results: dict[str, list[dict]]) -> str:
-    """Markdown of all tasks that were run."""
+TASKS = {"text to image through VERIFI": Scores.text_to_image, "edit by instruction": Scores.edit,
+         "two references": Scores.two_references, "rewriting": Scores.rewriting, "caption": Scores.caption}
+WORDS_ONLY = ("rewriting", "caption")  # need no drawing model
+
+
+def table(results: dict[str, dict]) -> str:
+    """Markdown of all tasks; one that was not run is named as such."""
     lines = ["| task | measure | right | 95% interval | floor | goal | |", "|---|---|---|---|---|---|---|"]
-    for task, figures in results.items():
-        for f in figures:
+    for task in TASKS:
+        if task not in results:
+            lines.append(f"| {task} | | **not run** | | | | |")
+            continue
+        for f in results[task]["figures"]:
             floor, goal, reached = "", "", ""
             if target := TARGETS.get((task, f["measure"])):
                 floor, goal = target
@@ -105,41 +119,52 @@ def table(results: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
+def notes(results: dict[str, dict]) -> str:
+    """Weights, machine and seconds of each task."""
+    lines = []
+    for task, result in results.items():
+        weights = ", ".join(f"{name} {digits}" for name, digits in result["weights"].items())
+        seconds = "; ".join(f"{name} {s['median']:.2f} s (longest {s['longest']:.2f} s)"
+                            for name, s in result["seconds"].items())
+        lines.append(f"- {task}: {result['scenes']} scenes; median {seconds}. Weights (SHA-256): {weights}. "
+                     f"{result['machine']}.")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.scores", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=500, help="pictures from text; the other tasks scale with it")
     parser.add_argument("--out", type=Path, default=Path("bench/results/scores.json"))
     parser.add_argument("--weights", type=Path, help="folder of another miniature; default the shipped one")
-    parser.add_argument("--tasks", default="", help="tasks to run, e.g. 'caption,rewriting'; default all")
+    parser.add_argument("--tasks", default=",".join(TASKS), help="e.g. 'caption,rewriting'; earlier results stay")
+    parser.add_argument("--minutes", type=float, help="end a task after this time, with the scenes done by then")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    pack("unifusion.profiles")
+    wanted = [task.strip() for task in given.tasks.split(",") if task.strip()]
+    if unknown := set(wanted) - set(TASKS):
+        parser.error(f"no task {', '.join(sorted(unknown))}; tasks are {', '.join(TASKS)}")
+    pack("unifusion.profiles")  # ComfyUI must be on the path before the parts are imported
     from .__main__ import machine
-    from .reproduction.graph import SHIPPED, Graph, fingerprints
+    from .reproduction.graph import FILES, SHIPPED, Graph, fingerprints
 
     folder = given.weights or SHIPPED
-    scores = Scores(Graph(folder), given.count)
-    tasks = {"text to image through VERIFI": scores.text_to_image, "edit by instruction": scores.edit,
-             "two references": scores.two_references, "rewriting": scores.rewriting, "caption": scores.caption}
-    wanted = [task.strip() for task in given.tasks.split(",") if task.strip()] or list(tasks)
-    about = {"machine": machine(), "weights": fingerprints(folder), "count": given.count, "results": {}}
+    graph = Graph(folder, draws=bool(set(wanted) - set(WORDS_ONLY)))
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    began = time.time()
     for task in wanted:
-        about["results"][task] = [f.as_dict() for f in tasks[task]().figures(task)]
-        about["seconds"] = {name: {"median": round(statistics.median(values), 3), "longest": round(max(values), 3),
-                                   "of": len(values)} for name, values in scores.seconds.items() if values}
-        given.out.write_text(json.dumps(about, indent=1) + "\n")
-        print(f"[{time.time() - began:.0f} s] {task}", flush=True)
-    names = ", ".join(f"{name} {digits}" for name, digits in about["weights"].items())
-    seconds = "; ".join(f"{name} {s['median']:.2f} s (median of {s['of']}, longest {s['longest']:.2f} s)"
-                        for name, s in about["seconds"].items())
-    text = (f"{about['machine']}. Weights (SHA-256): {names}. Seconds: {seconds or 'no picture drawn'}.\n\n"
-            f"{table(about['results'])}\n")
-    given.out.with_suffix(".md").write_text(text)
-    print(text)
+        scores = Scores(graph, given.count, given.minutes)
+        tally = TASKS[task](scores)
+        results = json.loads(given.out.read_text()) if given.out.exists() else {}
+        results[task] = {
+            "scenes": max(map(len, tally.outcomes.values())), "figures": [f.as_dict() for f in tally.figures(task)],
+            "seconds": {name: {"median": statistics.median(values), "longest": max(values)}
+                        for name, values in scores.seconds.items() if values},
+            "weights": fingerprints(folder, [FILES[1]] if task in WORDS_ONLY else FILES), "machine": machine()}
+        given.out.write_text(json.dumps(results, indent=1) + "\n")
+        given.out.with_suffix(".md").write_text(f"{notes(results)}\n\n{table(results)}\n")
+        print(f"{task}: done", flush=True)
+    print(given.out.with_suffix(".md").read_text())
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("bench/out/reproduction"), help="where trainings are kept")
     parser.add_argument("--before", type=Path, help="for (g): the dit.safetensors from before the editing stage")
     parser.add_argument("--weights", type=Path, help="folder of another miniature; default the shipped one")
+    parser.add_argument("--minutes", type=float, help="end a part that does not train after this time")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -37,8 +38,9 @@ def main() -> None:
         parser.error(f"no part {', '.join(sorted(unknown))}; parts are {', '.join(TITLES)}")
     pack("unifusion.profiles")  # ComfyUI must be on the path before the parts are imported
     from .. import __main__ as bench
-    from . import report, shipped
+    from . import report
     from .graph import SHIPPED, Graph, fingerprints
+    from .shipped import Shipped
 
     folder = given.weights or SHIPPED
     if "g" in wanted and given.before is None:
@@ -51,11 +53,10 @@ def main() -> None:
         trainings = Trainings(folder, given.work, given.steps, given.count)
         runs |= {part: {"a": trainings.poolings, "b": trainings.refiner}[part] for part in trained}
     if set(wanted) - set("ab"):
-        graph = Graph(folder)
-        runs |= {part: partial(run, graph, given.count) for part, run in {
-            "c": shipped.verifi_against_raw, "d": shipped.reconstruction_by_tiles, "e": shipped.edit_accuracy,
-            "f": shipped.two_references, "h": shipped.layer_dropout}.items()}
-        runs["g"] = lambda: shipped.before_editing(graph, given.count, folder, given.before)
+        parts = Shipped(Graph(folder), given.count, given.minutes)
+        runs |= {"c": parts.verifi_against_raw, "d": parts.reconstruction_by_tiles, "e": parts.edit_accuracy,
+                 "f": parts.two_references, "g": partial(parts.before_editing, folder, given.before),
+                 "h": parts.layer_dropout}
 
     given.out.mkdir(parents=True, exist_ok=True)
     kept = given.out / "reproduction.json"

@@ -20,9 +20,14 @@ PRESET = "UniFusion miniature"
 FILES = ("dit.safetensors", "vlm/model.safetensors", "vae.safetensors")
 
 
-def fingerprints(folder: Path) -> dict[str, str]:
-    """First twelve digits of each weight file's SHA-256."""
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()[:12] for name in FILES}
+def fingerprint(file: Path) -> str:
+    """First twelve digits of a file's SHA-256."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+
+
+def fingerprints(folder: Path, names: Sequence[str] = FILES) -> dict[str, str]:
+    """Of weight files in a miniature's folder."""
+    return {name: fingerprint(folder / name) for name in names}
 
 
 class Condition(NamedTuple):
@@ -46,9 +51,10 @@ class Graph:
     Args:
         folder: of the form of the bundled one.
         dit: another dit.safetensors in the place of the folder's.
+        draws: False loads the VLM alone; nothing can be drawn then.
     """
 
-    def __init__(self, folder: Path = SHIPPED, dit: Path | None = None) -> None:
+    def __init__(self, folder: Path = SHIPPED, dit: Path | None = None, draws: bool = True) -> None:
         import comfy.utils  # ComfyUI is on the path once the pack is loaded
 
         import nodes as host
@@ -58,7 +64,11 @@ class Graph:
         self.verifi_node, self.encode_node = by_id["UniFusionVerifiRewrite"], by_id["UniFusionVLMEncode"]
         self.pool_node, self.sampler_node = by_id["UniFusionLayerwiseAttentionPool"], by_id["UniFusionDiTSampler"]
         self.reference_node = by_id["UniFusionReference"]
-        self.model, self.clip, self.vae = pack("unifusion.comfy_bridge.miniature").load_folder(folder)
+        miniature = pack("unifusion.comfy_bridge.miniature")
+        if not draws:
+            self.clip = miniature.load_clip(folder / "vlm")
+            return
+        self.model, self.clip, self.vae = miniature.load_folder(folder)
         if dit is not None:
             import comfy.sd
 

@@ -5,6 +5,8 @@ Every scene holds at least one combination of shape, colour and texture that no 
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import permutations
 
@@ -38,6 +40,16 @@ class Asked:
     pictures: tuple[np.ndarray, ...] = ()
     before: Scene | None = None
     edit: Edit | None = None
+
+
+def within(minutes: float | None, items: Iterable[Asked]) -> Iterator[tuple[int, Asked]]:
+    """Numbered items until the time is over; at least one, all of them without a limit."""
+    began = time.monotonic()
+    for number, item in enumerate(items):
+        if number and minutes is not None and time.monotonic() - began > 60 * minutes:
+            print(f"{minutes:g} minutes are over after {number} scenes", flush=True)
+            return
+        yield number, item
 
 
 def prompts(count: int, seed: int, detail: float | None) -> list[Asked]:

@@ -114,10 +114,10 @@ class Trainings:
         kinds = {"LAP": "lap", f"last tapped layer ({last})": "last", "plain average": "average"}
         kinds |= {f"layer {layer} alone": f"tap:{index}" for index, layer in enumerate(self.vlm.taps[:-1])}
         tallies = {name: self.tally(self.trained(kind)) for name, kind in kinds.items()}
-        return compared(self.budget(), self.count, tallies, {name: "LAP" for name in kinds if name != "LAP"})
+        return compared(self.budget(), tallies, {name: "LAP" for name in kinds if name != "LAP"})
 
     def refiner(self) -> Part:
         """(b)"""
         tallies = {name: self.tally(self.trained("lap", blocks))
                    for name, blocks in {"with refiner": 2, "without refiner": 0}.items()}
-        return compared(self.budget(), self.count, tallies, {"without refiner": "with refiner"})
+        return compared(self.budget(), tallies, {"without refiner": "with refiner"})
