@@ -120,7 +120,8 @@ def breaches(source: str, name: str) -> list[str]:
         last = called.split(".")[-1] or getattr(node.func, "attr", "")
         local = any(word.arg == "local_files_only" and getattr(word.value, "value", False) is True
                     for word in node.keywords)
-        if called in FORBIDDEN_CALLS or last in FORBIDDEN_METHODS and not local or called.startswith(("os.exec", "os.spawn")):
+        method = last in FORBIDDEN_METHODS and not local
+        if called in FORBIDDEN_CALLS or method or called.startswith(("os.exec", "os.spawn")):
             found.append(f"{name}:{node.lineno} calls {called or last}")
         mode = [arg.value for arg in (*node.args[1:2], *(k.value for k in node.keywords if k.arg == "mode"))
                 if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
