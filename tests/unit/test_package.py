@@ -1,0 +1,49 @@
+"""What the registry's archive holds: tracked files without those of ``.comfyignore``, as ``comfy node pack`` does."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PACK = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def archive() -> list[str]:
+    def listed(*arguments):
+        done = subprocess.run(["git", "ls-files", "-z", *arguments], cwd=PACK, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip("not a git checkout")
+        return {name for name in done.stdout.split("\0") if name}
+
+    return sorted(listed() - listed("--cached", "--ignored", "--exclude-from=.comfyignore"))
+
+
+def test_everything_a_creator_needs_is_in_it(archive):
+    for name in ("__init__.py", "pyproject.toml", "LICENSE", "README.md", "requirements.txt", "nodes/extension.py",
+                 "unifusion/pooling.py", "unifusion/comfy_bridge/vlm.py", "web/js/text_on_node.js",
+                 "web/docs/UniFusionInspect.md", "locales/zh/nodeDefs.json",
+                 "workflows/01 Text to picture with VERIFI.json", "subgraphs/Prompt to conditioning (UniFusion).json"):
+        assert name in archive
+
+
+def test_nothing_else_is_in_it(archive):
+    for name in archive:
+        top = name.split("/")[0]
+        assert top not in {"tests", "bench", "tools", "docs", "runs", ".github"}, name
+        assert not re.search(r"__pycache__|\.(pyc|pkl|pt|ckpt|bin|log)$", name), name
+        if name.endswith(".safetensors"):
+            assert name.startswith("unifusion/tiny/weights/"), name
+
+
+def test_it_stays_small(archive):
+    assert sum((PACK / name).stat().st_size for name in archive if (PACK / name).is_file()) < 100 * 2**20
+
+
+def test_the_registry_finds_what_it_asks_for():
+    text = (PACK / "pyproject.toml").read_text(encoding="utf-8")
+    for field in ("name", "version", "description", "license", "PublisherId", "DisplayName"):
+        assert re.search(rf"^{field}\s*=", text, re.MULTILINE), field
+    version = re.search(r'^version = "(.+)"', text, re.MULTILINE).group(1)
+    assert f"## {version}" in (PACK / "CHANGELOG.md").read_text(encoding="utf-8")
