@@ -45,4 +45,5 @@ class MultiReferenceCombine(io.ComfyNode):
     def execute(cls, budget, detail, labels, references=None, images=None) -> io.NodeOutput:
         combined = combine([*(references or ()), *from_images(images or {})], budget, DETAILS[detail], labels)
         sheet, report = contact_sheet.draw(combined), "\n".join(combined_lines(combined, budget))
-        return io.NodeOutput(combined, sheet, report, ui=ui.PreviewImage(sheet, cls=cls))
+        shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()}
+        return io.NodeOutput(combined, sheet, report, ui=shown)
