@@ -119,12 +119,18 @@ def test_the_blueprint_opens_as_one_node_with_the_sockets_of_the_two_inside(page
     assert {"MODEL", "CONDITIONING"} <= set(node["outputs"])
 
 
-def test_titles_and_inputs_are_shown_in_the_creators_language(server):
-    with browser.open_page(server.url, Locale="de") as german:
-        german.wait_for_timeout(1000)
-        german.evaluate("() => { app.graph.clear(); app.graph.add(LiteGraph.createNode('UniFusionDiTSampler')) }")
-        found = german.evaluate("""() => { const node = app.graph.nodes[0];
+def test_titles_and_inputs_are_shown_in_the_creators_language(page, server):
+    def reload(language):
+        page.request.post(f"{server.url}/settings/Comfy.Locale", data=json.dumps(language))
+        page.reload()
+        page.wait_for_function(browser.READY, timeout=180_000)
+
+    reload("de")
+    try:
+        page.wait_for_timeout(1000)
+        found = page.evaluate("""() => { app.graph.clear(); app.graph.add(LiteGraph.createNode('UniFusionDiTSampler'));
+            const node = app.graph.nodes[0];
             return [node.title, ...node.widgets.map((w) => w.label), ...node.inputs.map((i) => i.label)] }""")
-    with browser.open_page(server.url, Locale="en"):
-        pass  # the setting is the server's
+    finally:
+        reload("en")
     assert found[0] == "DiT-Sampler" and "Voreinstellung" in found and "Bildführung" in found
