@@ -7,8 +7,20 @@ import pytest
 
 from unifusion.tiny.prompts import described_edit, edit_instruction, two_picture_instruction, user_prompt
 from unifusion.tiny.render import foreground, render, render_batch, sample_jitter
-from unifusion.tiny.scene import (COLORS, EDIT_KINDS, SHAPES, SIZES, TEXTURES, Edit, Scene, Thing, is_held_out,
-                                  sample_composition, sample_edit, sample_scene, thing_is_held_out)
+from unifusion.tiny.scene import (
+    COLORS,
+    EDIT_KINDS,
+    SHAPES,
+    TEXTURES,
+    Edit,
+    Scene,
+    Thing,
+    is_held_out,
+    sample_composition,
+    sample_edit,
+    sample_scene,
+    thing_is_held_out,
+)
 from unifusion.tiny.scorer import read_scene, score, score_things
 from unifusion.tiny.text import PromptSpec, Stated, caption, keeps_attributes, parse_caption
 

@@ -24,7 +24,8 @@ from ..tiny.vlm import read_config
 NAME = "unifusion_miniature"
 SIDE = 128  # pixels; the vision tower has learned pictures of this size only
 VISION_BLOCK = "<|vision_start|><|image_pad|><|vision_end|>"
-TEMPLATE = "<|im_start|>system\n" + VERIFI_SYSTEM + "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+TEMPLATE = ("<|im_start|>system\n" + VERIFI_SYSTEM
+            + "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n")
 
 
 def _decoder_config(config: VLMConfig, stop_tokens: list[int]) -> llama.Qwen3VL_8BConfig:
@@ -109,7 +110,8 @@ class MiniatureTokenizer(qwen3vl.Qwen3VLTokenizer):
         self.llama_template = TEMPLATE
         self.llama_template_images = TEMPLATE.replace("{}", VISION_BLOCK + "{}")
 
-    def tokenize_with_weights(self, text, return_word_ids=False, llama_template=None, images=[], thinking=True, **kwargs):
+    def tokenize_with_weights(self, text, return_word_ids=False, llama_template=None, images=(), thinking=True,
+                              **kwargs):
         """As stock, without the empty think block, which the miniature has never seen."""
         if kwargs.get("image") is not None and not len(images):
             images = list(kwargs["image"].split(1))
@@ -136,8 +138,8 @@ def _check_files(folder: Path, names: tuple[str, ...]) -> None:
     if missing:
         found = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no such folder"
         raise ValueError(f"'{folder.name}' is not a UniFusion folder: {', '.join(missing)} missing (found: "
-                         f"{found or 'nothing'}). Choose a folder with dit.safetensors, vae.safetensors and vlm/, such as "
-                         f"the bundled one.")
+                         f"{found or 'nothing'}). Choose a folder with dit.safetensors, vae.safetensors and vlm/, such "
+                         f"as the bundled one.")
 
 
 def load_clip(folder: str | Path) -> comfy.sd.CLIP:
@@ -158,7 +160,8 @@ def load_clip(folder: str | Path) -> comfy.sd.CLIP:
         raise ValueError(f"config.json in '{folder.name}' is not the miniature's: {error!r}. Take the config.json that "
                          f"was saved with these weights.") from None
     words = Qwen2Tokenizer.from_pretrained(str(folder), local_files_only=True)
-    tokens = dict(zip(("pad", "end", "image"), words.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>", "<|image_pad|>"])))
+    ids = words.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>", "<|image_pad|>"])
+    tokens = dict(zip(("pad", "end", "image"), ids))
     tokens["user turn"] = list(words("<|im_start|>user\n")["input_ids"])
 
     class Target:
@@ -174,8 +177,8 @@ def load_clip(folder: str | Path) -> comfy.sd.CLIP:
     except RuntimeError as error:
         problem = str(error).splitlines()[-1].strip()
     if problem:
-        raise ValueError(f"model.safetensors in '{folder.name}' does not belong to its config.json: {problem}. Take both "
-                         f"from the same training.")
+        raise ValueError(f"model.safetensors in '{folder.name}' does not belong to its config.json: {problem}. Take "
+                         f"both from the same training.")
     clip.patcher.cached_patcher_init = (_load_clip_patcher, (folder,))
     return clip
 

@@ -13,5 +13,6 @@
   split)``, ``two_picture_instruction(first, second, composition, rng, split)``, ``caption_request(rng)``;
   ``split="test"`` takes wordings that training never uses.
 * :mod:`.scorer` -- ``read_scene(picture)``, ``score(picture, scene)``, ``score_things(found, asked)``.
-* :mod:`.vlm` -- the VLM for training use: ``load_vlm()``, ``encode_batch(...)``.
+* :mod:`.vlm` -- the VLM for training use: ``load_vlm()``, ``encode_batch(...)``; trained by :mod:`.train_vlm`, scored
+  by :mod:`.score_vlm`; :mod:`.tokenizer` -- ``unknown_words(text)``: what lies outside this world.
 """

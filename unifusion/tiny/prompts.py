@@ -257,7 +257,8 @@ def edit_instruction(scene: Scene, edit: Edit, rng, split: str = "train", terse:
     elif edit.kind == "add":
         text = pick(rng, ADD[split]).format(a=_thing_in_full(edit.value, rng, terse))
     else:
-        template = pick(rng, {"recolour": RECOLOUR, "replace": REPLACE, "remove": REMOVE, "move": MOVE}[edit.kind][split])
+        table = {"recolour": RECOLOUR, "replace": REPLACE, "remove": REMOVE, "move": MOVE}[edit.kind]
+        template = pick(rng, table[split])
         words = {"t": refer(scene, edit.target, rng)} if "{t}" in template else {
             "t_bare": refer(scene, edit.target, rng, article="")}
         if edit.kind == "recolour":
@@ -267,7 +268,7 @@ def edit_instruction(scene: Scene, edit: Edit, rng, split: str = "train", terse:
             words["s"] = noun_phrase(Stated(shape, color), rng)
         elif edit.kind == "move":
             words["p"] = position_phrase(edit.value, rng)
-            if any(verb in template for verb in ("move {t} {p}", "shift", "bring")):  # "move it at the top" is no English
+            if any(verb in template for verb in ("move {t} {p}", "shift", "bring")):  # not "move it at the top"
                 words["p"] = words["p"].replace("at the", "to the").replace("in the", pick(rng, ("in the", "to the")))
         text = template.format(**words)
     return _finish(text, rng)

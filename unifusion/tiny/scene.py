@@ -138,7 +138,8 @@ def sample_edit(rng, scene: Scene, kind: str | None = None, held_out: bool | Non
     ``kind=None`` picks among the kinds that the scene allows.
     """
     possible = [k for k in EDIT_KINDS
-                if not (k == "add" and len(scene.things) >= MAX_THINGS) and not (k == "remove" and len(scene.things) < 2)]
+                if not (k == "add" and len(scene.things) >= MAX_THINGS)
+                and not (k == "remove" and len(scene.things) < 2)]
     if kind is None:
         kind = possible[rng.integers(len(possible))]
     elif kind not in possible:

@@ -57,7 +57,8 @@ def main(arguments=None) -> None:
     for name, (right, count) in evaluate(vlm.model, vlm.tokenizer, held_out_examples(args.count, args.seed)).items():
         low, high = interval(right, count)
         figures["scores"][name] = dict(right=right, count=count, low=round(100 * low, 1), high=round(100 * high, 1))
-        print(f"{name:18s} {right:4d} of {count:4d}  {100 * right / count:5.1f}%  ({100 * low:.1f} to {100 * high:.1f})")
+        share = 100 * right / count
+        print(f"{name:18s} {right:4d} of {count:4d}  {share:5.1f}%  ({100 * low:.1f} to {100 * high:.1f})")
     for tap, values in figures["scale"].items():
         print(f"tap {tap}: {values}")
     if args.json:

@@ -7,7 +7,7 @@ and textures are matched in RGB.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def _paste(patch: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
     return out
 
 
-@lru_cache(maxsize=None)
+@cache
 def _silhouettes() -> tuple[list[tuple[str, str, tuple[int, int]]], np.ndarray]:
     """([(shape, size, offset)], (N, WINDOW**2) coverage)."""
     offsets = [(dy, dx) for dy in range(-JITTER, JITTER + 1) for dx in range(-JITTER, JITTER + 1)]
@@ -40,7 +40,7 @@ def _silhouettes() -> tuple[list[tuple[str, str, tuple[int, int]]], np.ndarray]:
                            for shape, size, offset in keys])
 
 
-@lru_cache(maxsize=None)
+@cache
 def _paints(shape: str, size: str) -> np.ndarray:
     """(colours * textures, S, S, 3) premultiplied RGB of one shape and size."""
     return np.stack([sprite(shape, color, size, texture)[0] for color in COLORS for texture in TEXTURES])

@@ -12,8 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from .prompts import (SHAPE_WORDS, caption_request, described_edit, edit_instruction, plural,
-                      two_picture_instruction, user_prompt)
+from .prompts import (
+    SHAPE_WORDS,
+    caption_request,
+    described_edit,
+    edit_instruction,
+    plural,
+    two_picture_instruction,
+    user_prompt,
+)
 from .scene import sample_composition, sample_edit, sample_scene
 from .text import CAPTION_SYSTEM, VERIFI_SYSTEM, caption
 
@@ -40,7 +47,8 @@ def _world_texts() -> list[str]:
         first, second = sample_scene(rng), sample_scene(rng)
         edit = sample_edit(rng, first)
         instruction = edit_instruction(first, edit, rng, split)
-        texts += [caption(first), user_prompt(first, rng, split)[0], instruction, described_edit(first, instruction, rng),
+        texts += [caption(first), user_prompt(first, rng, split)[0], instruction,
+                  described_edit(first, instruction, rng),
                   two_picture_instruction(first, second, sample_composition(rng, first, second), rng, split),
                   caption_request(rng, split)]
     return texts

@@ -30,8 +30,15 @@ from .scene import sample_scene
 from .tokenizer import build_tokenizer, load_tokenizer
 from .vlm_decode import evaluate, held_out_examples
 from .vlm_heads import Heads, picture_labels, text_labels
-from .vlm_tasks import (Example, caption_example, described_edit_example, edit_example, rewrite_example,
-                        tiles_example, two_pictures_example)
+from .vlm_tasks import (
+    Example,
+    caption_example,
+    described_edit_example,
+    edit_example,
+    rewrite_example,
+    tiles_example,
+    two_pictures_example,
+)
 
 # Examples of a step, in groups of similar length that pass the model together.
 MIX = (((rewrite_example, 20), (described_edit_example, 8)),

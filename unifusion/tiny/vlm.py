@@ -57,7 +57,10 @@ class Encoded:
 
 
 class FrozenVLM:
-    """Weights, tokenizer and the scale of a frozen miniature VLM (``model`` is a :class:`~.qwen3vl.Qwen3VL`)."""
+    """Weights and tokenizer of a frozen miniature VLM (``model`` is a :class:`~.qwen3vl.Qwen3VL`).
+
+    Its states need no rescaling: training holds them near RMS 1 at every tap (``SCALE`` in ``train_vlm``).
+    """
 
     def __init__(self, model: Qwen3VL, tokenizer: ChatTokenizer):
         self.model = model.eval().requires_grad_(False)
@@ -92,17 +95,19 @@ def encode_batch(vlm: FrozenVLM, items, length: int | None = None, autocast: boo
     ``pictures``: a list of uint8 (128, 128, 3) arrays (one view each), maybe empty; ``caption``: "" for the
     unconditional case.
     """
-    chats = [Chat(instruction, [[picture] for picture in pictures], caption) for pictures, instruction, caption in items]
+    chats = [Chat(instruction, [[picture] for picture in pictures], caption)
+             for pictures, instruction, caption in items]
     return vlm.encode(chats, length, autocast)
 
 
 def transformers_config(config: VLMConfig, tokenizer) -> dict:
     """config.json in transformers' ``qwen3_vl`` form; ``taps`` is ours."""
     ids = dict(zip(("image_token_id", "vision_start_token_id", "vision_end_token_id", "pad_token_id", "eos_token_id"),
-                   tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|vision_start|>", "<|vision_end|>", "<|endoftext|>",
-                                                    "<|im_end|>"])))
-    text = dict(vocab_size=config.vocab_size, hidden_size=config.hidden_size, intermediate_size=config.intermediate_size,
-                num_hidden_layers=config.num_hidden_layers, num_attention_heads=config.num_attention_heads,
+                   tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|vision_start|>", "<|vision_end|>",
+                                                    "<|endoftext|>", "<|im_end|>"])))
+    text = dict(vocab_size=config.vocab_size, hidden_size=config.hidden_size,
+                intermediate_size=config.intermediate_size, num_hidden_layers=config.num_hidden_layers,
+                num_attention_heads=config.num_attention_heads,
                 num_key_value_heads=config.num_key_value_heads, head_dim=config.head_dim, hidden_act="silu",
                 rms_norm_eps=config.rms_norm_eps, rope_theta=config.rope_theta, attention_bias=False,
                 max_position_embeddings=4096, tie_word_embeddings=False, pad_token_id=ids["pad_token_id"],
@@ -150,22 +155,6 @@ def save_vlm(model: Qwen3VL, folder: str | Path, tokenizer_folder: str | Path | 
               folder / "model.safetensors")
     config = transformers_config(model.config, load_tokenizer(folder))
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-
-
-@torch.no_grad()
-def rescale(model: Qwen3VL, factor: float) -> None:
-    """Multiplies the residual stream by ``factor`` without changing the function.
-
-    Everything that writes to the stream is scaled: embeddings, ``o_proj``, ``down_proj`` and the last linear of the
-    vision and DeepStack mergers; every reader normalises first (up to the norms' epsilon).
-    """
-    writers = [model.model.embed_tokens.weight]
-    for layer in model.model.layers:
-        writers += [layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight]
-    for merger in (model.visual.merger, *model.visual.deepstack_merger_list):
-        writers += [merger.linear_fc2.weight, merger.linear_fc2.bias]
-    for weight in writers:
-        weight.mul_(factor)
 
 
 def as_transformers(vlm: FrozenVLM):

@@ -11,8 +11,15 @@ from .chats import ChatTokenizer
 from .qwen3vl import Qwen3VL
 from .scene import EDIT_KINDS
 from .text import keeps_attributes, parse_caption
-from .vlm_tasks import (Example, caption_example, described_edit_example, edit_example, rewrite_example,
-                        tiles_example, two_pictures_example)
+from .vlm_tasks import (
+    Example,
+    caption_example,
+    described_edit_example,
+    edit_example,
+    rewrite_example,
+    tiles_example,
+    two_pictures_example,
+)
 
 MAX_ANSWER = 44  # tokens; the longest caption has 36
 
@@ -77,7 +84,8 @@ def is_right(example: Example, answer: str) -> bool:
     return keeps_attributes(example.spec, scene) if example.kind == "rewrite" else scene == example.scene
 
 
-def evaluate(model: Qwen3VL, tokenizer: ChatTokenizer, examples: list[Example], batch: int = 50) -> dict[str, tuple[int, int]]:
+def evaluate(model: Qwen3VL, tokenizer: ChatTokenizer, examples: list[Example],
+             batch: int = 50) -> dict[str, tuple[int, int]]:
     """(right, all) by kind of task, and for edits, captions and rewritings as wholes."""
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     order = sorted(range(len(examples)), key=lambda i: sum(map(len, examples[i].chat.pictures)))

@@ -28,7 +28,7 @@ _OVERLAP = ((0,), (0, 1), (1, 2), (2,))
 
 
 def text_labels(scene: Scene) -> np.ndarray:
-    """(tokens, 6) classes in the order of TEXT_CLASSES for every token of the canonical caption, UNKNOWN where unsaid."""
+    """(tokens, 6) classes in the order of TEXT_CLASSES for the canonical caption's tokens, UNKNOWN where unsaid."""
     fields = list(TEXT_CLASSES)
     rows = [[UNKNOWN] * 6 for _ in range(5)]  # on a white background :
     for row in rows[2:]:
@@ -80,7 +80,8 @@ class TextHead(nn.Module):
         for part, column, name in zip(logits.split([len(c) for c in TEXT_CLASSES.values()], -1), labels.unbind(1),
                                       TEXT_CLASSES):
             known = column != UNKNOWN
-            loss = loss + F.cross_entropy(part, column, ignore_index=UNKNOWN, reduction="sum") / known.sum().clamp(min=1)
+            summed = F.cross_entropy(part, column, ignore_index=UNKNOWN, reduction="sum")
+            loss = loss + summed / known.sum().clamp(min=1)
             right[name] = (part.argmax(-1) == column)[known]
         return loss / len(TEXT_CLASSES), right
 

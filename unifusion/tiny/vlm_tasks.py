@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .chats import Chat
-from .prompts import (caption_request, described_edit, edit_instruction, pick, two_picture_instruction, user_prompt)
+from .prompts import caption_request, described_edit, edit_instruction, pick, two_picture_instruction, user_prompt
 from .render import render, sample_jitter
 from .scene import Scene, sample_composition, sample_edit, sample_scene
 from .text import CAPTION_SYSTEM, VERIFI_SYSTEM, PromptSpec, caption
@@ -111,7 +111,8 @@ def rewrite_example(rng, split: str = "train", detail: float | None = None) -> E
     prompt, spec = user_prompt(scene, rng, split, detail)
     if split == "train" and rng.random() < 0.01:
         prompt, spec = "", None
-    return Example(Chat(_disturb(prompt, rng, split), [], caption(scene), _system(rng, split)), scene, "rewrite", spec=spec)
+    chat = Chat(_disturb(prompt, rng, split), [], caption(scene), _system(rng, split))
+    return Example(chat, scene, "rewrite", spec=spec)
 
 
 def _edited(rng, split: str, kind: str | None):
