@@ -246,7 +246,7 @@ class SingleStreamDiT(nn.Module):
         return self.denoise(latent, t, self.condition(states, key_bias), key_bias)
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator | None = None) -> "SingleStreamDiT":
+    def initialise(self, generator: torch.Generator | None = None) -> SingleStreamDiT:
         """Starting weights for training from nothing.
 
         Every matrix gets variance 1 / inputs. Outputs of residual branches are smaller, LAP's by a

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-PROMPTS = ["a red fox in the snow", "ein Haus am See, früh am Morgen", "一只戴眼镜的猫", "emoji 🦊 and (brackets) and 3 numbers: 1,2,3",
+PROMPTS = ["a red fox in the snow", "ein Haus am See, früh am Morgen", "一只戴眼镜的猫", "emoji 🦊, (brackets), numbers: 1,2,3",
            "line one\nline two\n\n  indented", "long " * 200]
 
 

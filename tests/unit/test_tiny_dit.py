@@ -6,10 +6,19 @@ import torch
 
 pytest.importorskip("accelerate")
 
+from unifusion.dit import DiTConfig, SingleStreamDiT
 from unifusion.hidden_states import GENERATED, IMAGE, INSTRUCTION, selection_mask
 from unifusion.tiny import scene as world
 from unifusion.tiny.data import (
-    EDIT_STAGE, TEXT_STAGE, TOKEN_CLASSES, MiniatureSource, draw_example, encode_chats, loss_weight, patch_labels, select,
+    EDIT_STAGE,
+    TEXT_STAGE,
+    TOKEN_CLASSES,
+    MiniatureSource,
+    draw_example,
+    encode_chats,
+    loss_weight,
+    patch_labels,
+    select,
 )
 from unifusion.tiny.dit_train import CONDITION_TOKENS, DiTRun, draw, heldout_examples, score_pictures, train
 from unifusion.tiny.qwen3vl import Qwen3VL, VLMConfig
@@ -18,7 +27,6 @@ from unifusion.tiny.text import caption
 from unifusion.tiny.vae import StillVAE
 from unifusion.tiny.vlm import FrozenVLM, load_vlm, save_vlm
 from unifusion.training.trainer import TrainingSettings
-from unifusion.dit import DiTConfig, SingleStreamDiT
 
 TASKS = ("caption", "prompt", "empty", "reconstruct", "edit")
 

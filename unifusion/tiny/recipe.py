@@ -78,8 +78,7 @@ def freeze_vlm(run: Path, folder: Path) -> None:
     saved = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
     model = Qwen3VL(VLMConfig.from_dict(saved["config"]))
     model.load_state_dict(saved["model"])
-    save_vlm(model, folder)
-    shutil.copytree(run / "tokenizer", folder, dirs_exist_ok=True)
+    save_vlm(model, folder, run / "tokenizer")
 
 
 def run(out: Path, device: str, seed: int) -> Path:

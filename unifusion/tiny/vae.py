@@ -187,7 +187,7 @@ class StillVAE(nn.Module):
         return self.decoder(self.conv2(latent))
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator | None = None) -> "StillVAE":
+    def initialise(self, generator: torch.Generator | None = None) -> StillVAE:
         """Kaiming start with small residual outputs: the default start stays on a background-only plateau."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d):

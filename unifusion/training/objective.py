@@ -33,7 +33,7 @@ class Batch:
     weight: Tensor | None = None
     labels: Tensor | None = None
 
-    def to(self, device) -> "Batch":
+    def to(self, device) -> Batch:
         return Batch(**{k: None if v is None else v.to(device, non_blocking=True) for k, v in vars(self).items()})
 
 
