@@ -103,7 +103,10 @@ WORDS_ONLY = ("rewriting", "caption")  # need no drawing model
 
 
 def table(results: dict[str, dict]) -> str:
-    """Markdown of all tasks; one that was not run is named as such."""
+    """Markdown of all tasks; one that was not run is named as such.
+
+    A floor or goal counts as reached, or missed, when the whole interval is beyond it; otherwise it is open.
+    """
     lines = ["| task | measure | right | 95% interval | floor | goal | |", "|---|---|---|---|---|---|---|"]
     for task in TASKS:
         if task not in results:
@@ -113,7 +116,8 @@ def table(results: dict[str, dict]) -> str:
             floor, goal, reached = "", "", ""
             if target := TARGETS.get((task, f["measure"])):
                 floor, goal = target
-                reached = "goal" if f["value"] >= goal else "floor" if f["value"] >= floor else "missed"
+                reached = ("goal" if f["low"] >= goal else "floor" if f["low"] >= floor
+                           else "missed" if f["high"] < floor else "open")
             lines.append(f"| {task} | {f['measure']} | {f['right']}/{f['count']} = {f['value']:.1f}% | "
                          f"{f['low']:.1f} to {f['high']:.1f} | {floor} | {goal} | {reached} |")
     return "\n".join(lines)
