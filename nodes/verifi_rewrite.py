@@ -4,7 +4,7 @@ from ..unifusion.comfy_bridge import rewrite
 from ..unifusion.profiles import PROFILES
 from ..unifusion.system_prompts import AS_PROFILE, CUSTOM, SYSTEM_PROMPTS
 from ..unifusion.verifi import REWRITE_SELECTIONS
-from .types import CATEGORY, HiddenStatesSocket, ReferencesSocket
+from .types import CATEGORY, HiddenStatesSocket, picture_inputs
 
 
 def sampling_inputs():
@@ -72,11 +72,7 @@ class VerifiRewrite(io.ComfyNode):
                 io.String.Input("taps", default="", advanced=True,
                                 tooltip="Layers to read, e.g. '2, 5, 8'. Empty uses the profile's; the drawing model "
                                         "must have been trained with the same."),
-                ReferencesSocket.Input("references", optional=True,
-                                       tooltip="Pictures with labels and strengths from Multi-Reference Combine."),
-                io.Autogrow.Input("images", optional=True, template=io.Autogrow.TemplatePrefix(
-                    io.Image.Input("image", tooltip="A picture to read, at strength 1."), prefix="image", min=0, max=8),
-                    tooltip="Pictures to read, each at strength 1."),
+                *picture_inputs(),
             ],
             outputs=[
                 HiddenStatesSocket.Output("hidden_states", display_name="hidden states"),

@@ -3,7 +3,7 @@ from comfy_api.latest import io, ui
 from ..unifusion.comfy_bridge import encode_prompt
 from ..unifusion.hidden_states import SELECTIONS
 from ..unifusion.profiles import PROFILES
-from .types import CATEGORY, HiddenStatesSocket, ReferencesSocket
+from .types import CATEGORY, HiddenStatesSocket, picture_inputs
 
 
 class VLMEncode(io.ComfyNode):
@@ -34,11 +34,7 @@ class VLMEncode(io.ComfyNode):
                 io.Combo.Input("precision", options=["fp32", "bf16"], default="fp32", advanced=True,
                                tooltip="fp32 computes as ComfyUI's own encoding does, bit for bit. bf16 is faster on a "
                                        "GPU and differs by a few percent in the states."),
-                ReferencesSocket.Input("references", optional=True,
-                                       tooltip="Pictures with labels and strengths from Multi-Reference Combine."),
-                io.Autogrow.Input("images", optional=True, template=io.Autogrow.TemplatePrefix(
-                    io.Image.Input("image", tooltip="A picture to read, at strength 1."), prefix="image", min=0, max=8),
-                    tooltip="Pictures to read, each at strength 1."),
+                *picture_inputs(),
             ],
             outputs=[
                 HiddenStatesSocket.Output("hidden_states", display_name="hidden states"),
