@@ -47,7 +47,7 @@ MIX = (((rewrite_example, 20), (described_edit_example, 8)),
 REFINE_MIX = (((rewrite_example, 24), (described_edit_example, 8)),
               ((caption_example, 4), (edit_example, 24)),
               ((two_pictures_example, 12), (tiles_example, 2)))
-REFINE_RATE = 0.35  # of the first stage's learning rates
+REFINE_RATE = 0.6  # of the first stage's learning rates
 PICTURES_IN_WARM_UP = 64
 TEXT_HEAD, PICTURE_HEAD, TOWER_HEAD, SCALE = 0.5, 0.3, 0.1, 0.02  # weights beside the next-word loss
 
