@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from unifusion.tiny.vlm import BUNDLED
+from unifusion.tiny import MINIATURE
 
 from ..host import pack
 
-SHIPPED = BUNDLED.parent
+SHIPPED = MINIATURE
 PRESET = "UniFusion miniature"
 FILES = ("dit.safetensors", "vlm/model.safetensors", "vae.safetensors")
 

@@ -8,10 +8,12 @@ import browser
 import pytest
 from graphs import GRAPHS, INSPECT, TEXT
 
+from unifusion.tiny import MINIATURE
+
 PACK = Path(__file__).resolve().parents[2]
-TRAINED = (PACK / "unifusion" / "tiny" / "weights" / "dit.safetensors").is_file()
+TRAINED = (MINIATURE / "dit.safetensors").is_file()
 pytestmark = pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing()))
-needs_weights = pytest.mark.skipif(not TRAINED, reason="the miniature's weights are not in unifusion/tiny/weights")
+needs_weights = pytest.mark.skipif(not TRAINED, reason="the bundled weights are not here")
 
 TO_PROMPT = "async () => (await app.graphToPrompt()).output"
 

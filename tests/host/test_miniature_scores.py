@@ -5,11 +5,12 @@ The figures with intervals are in docs/reproduction.md; here stands what holds w
 
 import pytest
 
+from unifusion.tiny import MINIATURE
 from unifusion.tiny.text import keeps_attributes, parse_caption
 from unifusion.tiny.vlm import BUNDLED
 
 COUNT = 10
-SHIPPED = BUNDLED.parent
+SHIPPED = MINIATURE
 
 pytestmark = pytest.mark.skipif(
     not ((SHIPPED / "dit.safetensors").is_file() and (BUNDLED / "model.safetensors").is_file()),

@@ -1,6 +1,7 @@
 """What a real server serves of the pack: nodes, languages, help, templates, blueprint, and graphs through the API."""
 
 import json
+import os
 import urllib.error
 import urllib.parse
 from pathlib import Path
@@ -8,10 +9,13 @@ from pathlib import Path
 import pytest
 from graphs import GRAPHS, SAVED
 
+from unifusion.tiny import MINIATURE
+
 PACK = Path(__file__).resolve().parents[2]
 CONTRACT = json.loads(Path(__file__).with_name("contract.json").read_text(encoding="utf-8"))
-TRAINED = (PACK / "unifusion" / "tiny" / "weights" / "dit.safetensors").is_file()
-needs_weights = pytest.mark.skipif(not TRAINED, reason="the miniature's weights are not in unifusion/tiny/weights")
+TRAINED = (MINIATURE / "dit.safetensors").is_file()
+LISTED = os.path.join("unifusion_miniature", "{}.safetensors")
+needs_weights = pytest.mark.skipif(not TRAINED, reason="the bundled weights are not here")
 
 
 def test_every_node_is_registered_and_belongs_to_the_pack(server):
@@ -51,8 +55,8 @@ def test_the_blueprint_is_offered(server):
 def test_stock_loaders_list_the_miniature(server):
     info = server.get("/object_info/UNETLoader")["UNETLoader"]["input"]["required"]["unet_name"][0]
     if TRAINED:
-        assert "dit.safetensors" in info
-    assert "vae.safetensors" in server.get("/object_info/VAELoader")["VAELoader"]["input"]["required"]["vae_name"][0]
+        assert LISTED.format("dit") in info
+    assert LISTED.format("vae") in server.get("/object_info/VAELoader")["VAELoader"]["input"]["required"]["vae_name"][0]
 
 
 @needs_weights
@@ -85,8 +89,8 @@ def test_loaded_conditioning_draws_the_same_picture_with_nothing_but_a_drawing_m
     api = SAVED.api()
     without = {number: node for number, node in api.items()
                if int(number) not in {ids[key] for key in ("load", "rewrite", "pool", "store")}}
-    without["90"] = {"class_type": "UNETLoader", "inputs": {"unet_name": "dit.safetensors", "weight_dtype": "default"}}
-    without["91"] = {"class_type": "VAELoader", "inputs": {"vae_name": "vae.safetensors"}}
+    without["90"] = {"class_type": "UNETLoader", "inputs": {"unet_name": LISTED.format("dit"), "weight_dtype": "default"}}
+    without["91"] = {"class_type": "VAELoader", "inputs": {"vae_name": LISTED.format("vae")}}
     without[str(ids["restore"])]["inputs"] = {"file": file, "model": ["90", 0]}
     without[str(ids["decode"])]["inputs"]["vae"] = ["91", 0]
     second = server.queue(without)

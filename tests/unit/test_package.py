@@ -34,7 +34,7 @@ def test_nothing_else_is_in_it(archive):
         assert top not in {"tests", "bench", "tools", "docs", "runs", ".github"}, name
         assert not re.search(r"__pycache__|\.(pyc|pkl|pt|ckpt|bin|log)$", name), name
         if name.endswith(".safetensors"):
-            assert name.startswith("unifusion/tiny/weights/"), name
+            assert name.startswith("unifusion/tiny/weights/unifusion_miniature/"), name
 
 
 def test_it_stays_small(archive):

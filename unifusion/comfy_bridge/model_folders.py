@@ -7,23 +7,24 @@ from pathlib import Path
 
 import folder_paths
 
+from ..tiny import MINIATURE
 from . import miniature
 
 BUNDLED = "bundled miniature"
-WEIGHTS = Path(__file__).resolve().parents[1] / "tiny" / "weights"
 KIND = "unifusion"
 
 
 def register() -> None:
     """Tell ComfyUI of ``models/unifusion``, and the stock loaders of the miniature's parts.
 
-    The pack's folders come last, so a file of the same name in a creator's folder is never hidden.
+    The parts are listed as ``unifusion_miniature/dit.safetensors`` and so on. The pack's folder comes last, so a file of
+    the same name in a creator's folder is never hidden.
     """
     paths, _ = folder_paths.folder_names_and_paths.get(KIND, ([], set()))  # extra_model_paths.yaml may name it too
     own = os.path.join(folder_paths.models_dir, KIND)
     folder_paths.folder_names_and_paths[KIND] = ([*paths, *([] if own in paths else [own])], {".safetensors"})
     for kind in ("diffusion_models", "vae"):
-        folder_paths.add_model_folder_path(kind, str(WEIGHTS))
+        folder_paths.add_model_folder_path(kind, str(MINIATURE.parent))
 
 
 def _folders() -> dict[str, Path]:
@@ -46,7 +47,7 @@ def load(name: str):
     Raises:
         ValueError: if there is no such folder or a file is missing in it.
     """
-    folder = WEIGHTS if name == BUNDLED else _folders().get(name)
+    folder = MINIATURE if name == BUNDLED else _folders().get(name)
     if folder is None:
         raise ValueError(f"There is no UniFusion model '{name}' under models/{KIND}; choose one of: "
                          f"{', '.join(listing())}.")

@@ -16,3 +16,8 @@
 * :mod:`.vlm` -- the VLM for training use: ``load_vlm()``, ``encode_batch(...)``; trained by :mod:`.train_vlm`, scored
   by :mod:`.score_vlm`; :mod:`.tokenizer` -- ``unknown_words(text)``: what lies outside this world.
 """
+
+from pathlib import Path
+
+# The bundled weights; ComfyUI's stock loaders list them under the folder's name.
+MINIATURE = Path(__file__).resolve().parent / "weights" / "unifusion_miniature"

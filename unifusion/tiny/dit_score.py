@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 
 from ..dit import SingleStreamDiT
 from ..training.trainer import load_weights
+from . import MINIATURE
 from .data import Example
 from .dit_train import ATTRIBUTES, DIT, draw, heldout_examples
 from .scorer import read_scene, score_things
 from .vae import StillVAE, from_wan
-from .vlm import BUNDLED, FrozenVLM, load_vlm
+from .vlm import FrozenVLM, load_vlm
 from .vlm_decode import generate
 
-WEIGHTS = BUNDLED.parent
 CONDITIONS = {
     "caption": "text to image, the true caption as the VLM's words",
     "verifi": "text to image, the caption the VLM writes to a fully stated prompt",
@@ -88,7 +88,7 @@ def score(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder with vlm/, vae.safetensors, dit.safetensors")
+    parser.add_argument("--weights", type=Path, default=MINIATURE, help="folder with vlm/, vae.safetensors, dit.safetensors")
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--only", nargs="*", choices=list(CONDITIONS), default=list(CONDITIONS))
     parser.add_argument("--steps", type=int, default=16)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from . import MINIATURE
 from .prompts import (
     SHAPE_WORDS,
     caption_request,
@@ -101,6 +102,6 @@ def unknown_words(text: str, folder: str | Path | None = None) -> list[str]:
     ``folder`` holds the tokenizer's files; None means the bundled ones.
     """
     if folder is None:
-        folder = Path(__file__).parent / "weights" / "vlm"
+        folder = MINIATURE / "vlm"
     world = set(json.loads((Path(folder) / "tokenizer_config.json").read_text())["world_words"])
     return list(dict.fromkeys(word for word in _WORD.findall(text.lower()) if word not in world))

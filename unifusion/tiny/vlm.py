@@ -20,11 +20,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from . import MINIATURE
 from .chats import Chat, ChatTokenizer
 from .qwen3vl import Qwen3VL, VLMConfig
 from .tokenizer import build_tokenizer, load_tokenizer
 
-BUNDLED = Path(__file__).parent / "weights" / "vlm"
+BUNDLED = MINIATURE / "vlm"
 
 
 @dataclass
