@@ -99,7 +99,7 @@ def growth(quick: bool) -> list[Figure]:
 
 def pictures(quick: bool) -> list[Figure]:
     """A new prompt to pixels, 8 steps at CFG 1, beside diffusers with its own padding and without."""
-    from random_krea2 import vae_from
+    from harness.random_krea2 import vae_from
 
     sides, pipe, vae, number = Picture(), pipeline(), vae_from(vae_weights()), itertools.count()
     side = 1024 if torch.cuda.is_available() else 256

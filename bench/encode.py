@@ -19,7 +19,7 @@ class Sides:
     """One prompt, with pictures that are new at every call, to the three of them."""
 
     def __init__(self):
-        from reference_krea2 import transformers_vlm
+        from harness.reference_krea2 import transformers_vlm
 
         self.clip, self.run = clip(), pack("unifusion.comfy_bridge.encode_prompt").run
         self.other = transformers_vlm(self.clip)

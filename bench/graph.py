@@ -16,7 +16,7 @@ class Graphs:
     """Queues both graphs in turn on one server."""
 
     def __init__(self, server):
-        import krea2_graphs
+        from harness import krea2_graphs
 
         self.server, self.graphs = server, krea2_graphs
         self.number = 0
@@ -61,8 +61,8 @@ def figures(quick: bool) -> list[Figure]:
     pack("unifusion.profiles")
     import os
 
-    from comfy_server import Server
-    from krea2_graphs import MODEL, write_models
+    from harness.comfy_server import Server
+    from harness.krea2_graphs import MODEL, write_models
     from safetensors.torch import save_file
 
     runs = 2 if quick else 5

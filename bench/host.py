@@ -22,7 +22,7 @@ def pack(module: str):
         host = Path(os.environ.get("COMFYUI_PATH", "missing"))
         if not (host / "comfy").is_dir():
             raise RuntimeError("Set COMFYUI_PATH to the folder of a ComfyUI, or run `nox -s bench`, which fetches one.")
-        sys.path[:0] = [str(host), str(ROOT / "tests" / "host")]  # the tests' Krea 2 with random weights
+        sys.path[:0] = [str(host), str(ROOT / "tools")]  # harness: Krea 2 with random weights
         import comfy.options  # noqa: F401
         from comfy.cli_args import args
 

@@ -73,7 +73,7 @@ def model():
 def vae_weights() -> dict:
     """A VAE in Wan 2.1's layout, a twelfth of its width on a CPU."""
     pack("unifusion.profiles")
-    from random_krea2 import make_vae_weights
+    from harness.random_krea2 import make_vae_weights
 
     return make_vae_weights(96 if CUDA else 8)
 
@@ -89,8 +89,8 @@ def loaded() -> None:
 def pipeline():
     """diffusers' Krea2Pipeline with the same weights."""
     loaded()
-    from reference_krea2 import diffusers_vae
-    from reference_krea2 import pipeline as make
+    from harness.reference_krea2 import diffusers_vae
+    from harness.reference_krea2 import pipeline as make
 
     vae = diffusers_vae(vae_weights(), 96 if CUDA else 8)
     made = make(clip(), model(), vae.to(clip().patcher.load_device), distilled=True)

@@ -28,7 +28,7 @@ class Sides:
 
     def __init__(self):
         self.rewrite = pack("unifusion.comfy_bridge.rewrite")
-        from random_krea2 import make_clip
+        from harness.random_krea2 import make_clip
 
         self.clip = make_clip(language=LANGUAGE)
         self.vlm = self.rewrite.VLM(self.clip)

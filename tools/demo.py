@@ -10,11 +10,10 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "host"))
+from harness.comfy_server import Server
+from harness.graphs import GRAPHS
 
-from comfy_server import Server  # noqa: E402
-from graphs import GRAPHS  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:

@@ -61,14 +61,14 @@ def node(pack):
 
 @pytest.fixture(scope="session")
 def krea2_clip():
-    from random_krea2 import make_clip
+    from harness.random_krea2 import make_clip
 
     return make_clip()
 
 
 @pytest.fixture(scope="session")
 def krea2_model():
-    from random_krea2 import make_model
+    from harness.random_krea2 import make_model
 
     return make_model()
 
@@ -82,7 +82,7 @@ def no_grad():
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """One real server for all tests that ask for it."""
-    from comfy_server import Server  # "server" is a module of the host
+    from harness.comfy_server import Server  # "server" is a module of the host
 
     running = Server(HOST, tmp_path_factory.mktemp("comfyui") / "base")
     try:

@@ -4,9 +4,9 @@ import json
 import time
 from pathlib import Path
 
-import browser
 import pytest
-from graphs import GRAPHS, INSPECT, TEXT
+from harness import browser
+from harness.graphs import GRAPHS, INSPECT, TEXT
 
 from unifusion.tiny import MINIATURE
 

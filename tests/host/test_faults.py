@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from krea2_graphs import SMALL_TAPS, encode, loaders, node, pool, write_models
+from harness.krea2_graphs import SMALL_TAPS, encode, loaders, node, pool, write_models
 
 LATENT = {"samples": torch.zeros(1, 16, 1, 8, 8)}
 

@@ -105,7 +105,7 @@ def test_each_output_says_what_the_file_holds_instead(folders, hidden, pooled, b
 
 
 def test_conditioning_of_another_width_is_refused(folders, pooled, bridge):
-    from random_krea2 import make_model
+    from harness.random_krea2 import make_model
 
     name, _ = save(bridge, pooled[1])
     with pytest.raises(ValueError, match="pooled for a model of text width 160, but this MODEL has 80"):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_weights import FIRST, SECOND, hidden_states, pool, without
+from random_states import FIRST, SECOND, hidden_states, pool, repeated, weighted, without
 
 LATENT = {"samples": torch.zeros(1, 16, 1, 8, 12)}
 
@@ -178,8 +178,6 @@ def test_reference_latents_work_behind_the_pool_as_they_do_on_stock_conditioning
 def test_reference_latents_work_beside_weights(bridge, krea2_model, library):
     from comfy_extras.nodes_edit_model import ReferenceLatent
     from comfy_extras.nodes_flux import FluxKontextMultiReferenceLatentMethod
-    from test_weights import repeated, weighted
-
     latent = {"samples": torch.randn(1, 16, 1, 8, 8, generator=torch.Generator().manual_seed(5))}
     drawn = []
     for states in (

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from random_krea2 import LANGUAGE, VISION
+from harness.random_krea2 import LANGUAGE, VISION
 
 LABELLED = [((64, 96),), ((96, 64), (64, 128)), ((32, 128), (160, 64), (96, 96))]
 

@@ -30,7 +30,7 @@ def hidden(krea2_clip, bridge):
 
 
 def test_wrong_text_encoder_says_both_widths_and_what_to_load(hidden, bridge):
-    from random_krea2 import make_model
+    from harness.random_krea2 import make_model
 
     other = make_model(width=80)
     with pytest.raises(ValueError) as error:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 pytest.importorskip("diffusers.pipelines.krea2")
-from random_krea2 import make_vae_weights, vae_from
-from reference_krea2 import diffusers_dit, diffusers_vae, pipeline, transformers_vlm
+from harness.random_krea2 import make_vae_weights, vae_from
+from harness.reference_krea2 import diffusers_dit, diffusers_vae, pipeline, transformers_vlm
 
 from unifusion.pooling import LayerwiseAttentionPooling
 from unifusion.profiles import PROFILES

@@ -5,7 +5,7 @@ import urllib.parse
 
 import numpy as np
 import pytest
-from krea2_graphs import node, stock, unifusion, write_models
+from harness.krea2_graphs import node, stock, unifusion, write_models
 from PIL import Image
 
 

@@ -3,7 +3,7 @@
 import statistics
 
 import pytest
-from krea2_graphs import SMALL_TAPS, encode, loaders, node, pool, write_models
+from harness.krea2_graphs import SMALL_TAPS, encode, loaders, node, pool, write_models
 
 RUNS, LOOK_EVERY = 200, 20
 

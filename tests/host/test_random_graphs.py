@@ -4,9 +4,9 @@ import json
 import os
 
 import pytest
+from harness.krea2_graphs import SMALL_TAPS, encode, loaders, node, pool, write_models
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from krea2_graphs import SMALL_TAPS, encode, loaders, node, pool, write_models
 
 EXAMPLES = int(os.environ.get("UNIFUSION_RANDOM_GRAPHS", "100"))
 

@@ -155,7 +155,7 @@ def test_strength_two_at_the_reference_node_equals_its_states_twice_in_the_laten
 
 
 def fresh_clip():
-    from random_krea2 import LANGUAGE, make_clip
+    from harness.random_krea2 import LANGUAGE, make_clip
 
     return make_clip(language=LANGUAGE | {"num_hidden_layers": 6})
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
-from graphs import GRAPHS
+from harness.graphs import GRAPHS
 
 CONTRACT = Path(__file__).with_name("contract.json")
 FROM_HOST = {"sampler", "scheduler", "sampler_name", "file", "model"}  # lists that depend on the installation

@@ -7,7 +7,7 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
-from graphs import GRAPHS, SAVED
+from harness.graphs import GRAPHS, SAVED
 
 from unifusion.tiny import MINIATURE
 

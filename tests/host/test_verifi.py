@@ -310,7 +310,7 @@ def test_an_encoder_that_cannot_write_is_refused_by_name(rewrite, monkeypatch):
     import comfy.sd
     import comfy.text_encoders.minimax as minimax
     import comfy.text_encoders.qwen3vl as qwen3vl
-    from random_krea2 import VISION
+    from harness.random_krea2 import VISION
 
     class Target:
         params = {}

@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 BY_COMMAND_ONLY = {
-    "tools": "the runner's demo and maintenance scripts; they start a server and write into the checkout",
+    "tools": "the demo, maintenance scripts and what they share with tests and benches; they start a server and write into the "
+             "checkout",
     "tests": "tests",
     "bench": "measurements; they write to bench/out",
     "noxfile.py": "the task runner; it downloads the pinned host and checks its checksum",

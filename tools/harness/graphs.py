@@ -1,6 +1,6 @@
 """The shipped workflows, each once: what is in it, where it stands on the canvas, and the API prompt it must give.
 
-``python tests/host/build_workflows.py`` turns these into the files of ``workflows/`` with the real frontend.
+``python tools/build_workflows.py`` turns these into the files of ``workflows/`` with the real frontend.
 """
 
 from __future__ import annotations

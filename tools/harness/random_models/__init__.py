@@ -1,10 +1,10 @@
-"""A test node inside a real server: a Krea 2 CLIP of small random weights, which the stock CLIPLoader cannot build
+"""Test nodes inside a real server: a Krea 2 CLIP of small random weights, which the stock CLIPLoader cannot build
 (it takes the sizes of a Qwen3-VL from a table). MODEL, VAE and LoRA come from files through the stock loaders."""
 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # behind the host's own modules
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # behind the host's own modules
 
 
 class RandomKrea2Clip:
@@ -15,7 +15,7 @@ class RandomKrea2Clip:
     CATEGORY = "tests"
 
     def load(self, seed, layers=36):
-        from random_krea2 import LANGUAGE, make_clip
+        from harness.random_krea2 import LANGUAGE, make_clip
 
         return (make_clip(seed, language={**LANGUAGE, "num_hidden_layers": layers}),)
 

@@ -1,6 +1,6 @@
-"""Writes ``workflows/*.json`` and the subgraph blueprint from :mod:`graphs`, with the real frontend.
+"""Writes ``workflows/*.json`` and the subgraph blueprint from :mod:`harness.graphs`, with the real frontend.
 
-``COMFYUI_PATH=... python tests/host/build_workflows.py`` needs Debian's chromium and ``playwright``.
+``COMFYUI_PATH=... python tools/build_workflows.py`` needs Debian's chromium and ``playwright``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import os
 import tempfile
 from pathlib import Path
 
-from browser import open_page
-from comfy_server import PACK, Server
-from graphs import GRAPHS, PACK_ID, TEXT, Graph
+from harness.browser import open_page
+from harness.comfy_server import PACK, Server
+from harness.graphs import GRAPHS, PACK_ID, TEXT, Graph
 
 BUILD = """
 ({nodes, groups, notes, pack}) => {

@@ -1,6 +1,6 @@
 """Thumbnails, help pictures and the tour's screenshots, all drawn by the shipped workflows in the real frontend.
 
-``COMFYUI_PATH=... python tests/host/build_pictures.py [01 05]`` after ``build_workflows.py``; numbers choose workflows.
+``COMFYUI_PATH=... python tools/build_pictures.py [01 05]`` after ``build_workflows.py``; numbers choose workflows.
 Workflows on Krea 2 cannot run on what the pack ships; their thumbnail is the graph itself.
 """
 
@@ -14,9 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from browser import open_page
-from comfy_server import PACK, Server
-from graphs import GRAPHS, Graph
+from harness.browser import open_page
+from harness.comfy_server import PACK, Server
+from harness.graphs import GRAPHS, Graph
 from PIL import Image
 
 HELP = PACK / "web" / "docs" / "pictures"

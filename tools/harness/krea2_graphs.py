@@ -10,8 +10,9 @@ SMALL_TAPS = "1, 3, 5"
 def write_models(base: Path) -> None:
     """MODEL, VAE and a LoRA on pooling and blocks, where the stock loaders look for them."""
     import torch
-    from random_krea2 import make_vae_weights, state_dict
     from safetensors.torch import save_file
+
+    from .random_krea2 import make_vae_weights, state_dict
 
     weights = state_dict()
     generator = torch.Generator().manual_seed(5)

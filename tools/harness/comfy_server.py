@@ -35,7 +35,7 @@ class Server:
         (base / "custom_nodes").mkdir(parents=True)
         (base / "custom_nodes" / "UniFusion").symlink_to(PACK, target_is_directory=True)
         # A CLIP of random weights and a look at the host's memory, for tests without the miniature.
-        (base / "custom_nodes" / "random_models").symlink_to(PACK / "tests" / "host" / "random_models",
+        (base / "custom_nodes" / "random_models").symlink_to(PACK / "tools" / "harness" / "random_models",
                                                              target_is_directory=True)
         self.log = base / "server.log"
         with open(self.log, "wb") as log:
