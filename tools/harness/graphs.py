@@ -218,14 +218,14 @@ INSPECT = Graph("05 Look inside", {
     "inspect": Node("UniFusionInspect", (800, 560), (700, 820), {
         "hidden_states": ("encode", 0), "model": ("load", 0), "words": "", "heat_map": "circle", "silence": "7",
         "view": "all pages", "images.image0": ("first_picture", 0)}),
-    "pool": pool("encode", (1540, 560)),
-    "draw": sampler("pool", (1540, 920), seed=2),
-    "decode": decode("draw", (1540, 1240)),
-    "save": save("decode", (1920, 560), "UniFusion", (320, 360), title="All layers"),
-    "less_pool": pool("encode", (2300, 560), positive=("inspect", 1)),
-    "less_draw": sampler("less_pool", (2300, 920), seed=2),
-    "less_decode": decode("less_draw", (2300, 1240)),
-    "less_save": save("less_decode", (1920, 980), "UniFusion silenced", (320, 360), title="Without layer 7"),
+    "pool": pool("encode", (1580, 560)),
+    "draw": sampler("pool", (1580, 920), seed=2),
+    "decode": decode("draw", (1580, 1240)),
+    "save": save("decode", (1960, 560), "UniFusion", (320, 360), title="All layers"),
+    "less_pool": pool("encode", (2340, 560), positive=("inspect", 1)),
+    "less_draw": sampler("less_pool", (2340, 920), seed=2),
+    "less_decode": decode("less_draw", (2340, 1240)),
+    "less_save": save("less_decode", (1960, 980), "UniFusion silenced", (320, 360), title="Without layer 7"),
 }, {"1. Model and size": ["load", "latent"],
     "2. A picture to look at": [f"first_{k}" for k in ("encode", "pool", "draw", "picture", "preview")],
     "3. What the pooling uses": ["encode", "inspect"],
@@ -290,7 +290,7 @@ TURBO = Graph("08 Krea 2 Turbo with VERIFI", {
     "save": save("decode", (1660, 0), "Krea 2 Turbo", (640, 700)),
 }, {"1. Models and size": ["unet", "clip", "vae", "latent"], "2. Words: the encoder rewrites them as it reads": ["rewrite"],
     "3. Layers to conditioning": ["pool"], "4. Draw in 8 steps": ["draw", "decode", "save"]}, [
-    (KREA_NOTE.format(dit=TURBO_DIT, files=KREA_FILES), (0, 680), (340, 420))], runs=False)
+    (KREA_NOTE.format(dit=TURBO_DIT, files=KREA_FILES), (0, 700), (340, 420))], runs=False)
 
 UPSCALER = "RealESRGAN_x4plus.safetensors"
 RAW = Graph("09 Krea 2 Raw with upscaler", {
@@ -314,6 +314,6 @@ RAW = Graph("09 Krea 2 Raw with upscaler", {
     "4. Enlarge": ["upscaler", "upscale", "resize", "encode_vae"], "5. Draw the details": ["draw_again", "decode_again", "save"]},
     [(KREA_NOTE.format(dit=RAW_DIT, files=KREA_FILES)
       + f"| `models/upscale_models` | [{UPSCALER}](https://huggingface.co/Comfy-Org/Real-ESRGAN_repackaged/resolve/main/"
-        f"{UPSCALER}) |\n", (0, 680), (340, 480))], runs=False)
+        f"{UPSCALER}) |\n", (0, 700), (340, 480))], runs=False)
 
 GRAPHS = [TEXT, PLAIN, EDIT, TWO, INSPECT, SAVED, STYLE, TURBO, RAW]
