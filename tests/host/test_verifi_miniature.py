@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from harness.graphs import GRAPHS
 
 from unifusion.tiny.prompts import user_prompt
 from unifusion.tiny.scene import sample_scene
 from unifusion.tiny.text import keeps_attributes, parse_caption
+from unifusion.tiny.tokenizer import unknown_words
 from unifusion.tiny.vlm import BUNDLED
 
 pytestmark = pytest.mark.skipif(not (BUNDLED / "model.safetensors").is_file(), reason="the bundled VLM is not here")
@@ -64,3 +66,18 @@ def test_the_text_equals_stock_text_generation(rewrite, clip):
 def test_words_outside_its_world_are_named(rewrite):
     assert "zebra" in rewrite("a zebra and a red circle")[3]
     assert "Words outside" not in rewrite("a red circle")[3]
+
+
+def test_vlm_encode_names_them_too(bridge, clip):
+    def report(prompt):
+        return bridge("encode_prompt").run(clip, prompt, "auto", "as the profile", "", "", "fp32", None, None)[2]
+
+    named = "Words outside the miniature's world of drawn shapes: zebra, jungle."
+    assert named in report("a (Zebra:1.2) and a red circle, jungle")
+    assert "Words outside" not in report("a red circle") + report("")
+
+
+@pytest.mark.parametrize("graph", [graph for graph in GRAPHS if graph.runs], ids=lambda graph: graph.name)
+def test_the_templates_ask_for_nothing_outside_it(graph):
+    prompts = [node.inputs["prompt"] for node in graph.nodes.values() if "prompt" in node.inputs]
+    assert prompts and not unknown_words(" ".join(prompts), BUNDLED)

@@ -11,6 +11,7 @@ from ..messages import chat, remove_control_tokens
 from ..profiles import PROFILES, Profile, parse_taps, taps_for
 from ..prompt_weights import parse_weights, plain_text
 from ..references import TOKEN, PreparedReference, Reference, from_images, prepare, prepared_lines, unknown_labels
+from ..tiny.tokenizer import unknown_words
 from .vision import fingerprint, negative_store
 from .vlm import VLM, encode
 
@@ -89,7 +90,8 @@ def run(clip, prompt: str, profile_key: str, selection: str, system_prompt: str,
     everything, selected = encode_selected(vlm, profile, system, pieces, pictures, taps, chosen, precision)
     negative = empty_prompt(vlm, profile, system, pictures, taps, chosen, precision)
     lines = [*budget_lines(everything, selected, chosen, profile, precision),
-             *picture_lines(plain_text(pieces), pictures), *weight_lines(everything, selected, pieces)]
+             *picture_lines(plain_text(pieces), pictures), *weight_lines(everything, selected, pieces),
+             *foreign_word_lines(vlm, plain_text(pieces))]
     if not plain_text(pieces).strip() and not pictures:
         lines.append("The prompt is empty and there is no picture: this is an unconditional encode, useful as a "
                      "negative.")
@@ -126,6 +128,14 @@ def weight_lines(everything: HiddenStates, selected: HiddenStates, pieces: Seque
         lines.append("Warning: the selection of tokens leaves weighted words out, so their weights have no effect. "
                      "Choose a selection that contains the prompt.")
     return lines
+
+
+def foreign_word_lines(vlm: VLM, prompt: str) -> list[str]:
+    """Report: words that the miniature, which knows drawn shapes alone, has never seen."""
+    if vlm.profile.key != "miniature":
+        return []
+    words = unknown_words(prompt, vlm.tokenizer.name_or_path)
+    return [f"Words outside the miniature's world of drawn shapes: {', '.join(words)}."] if words else []
 
 
 def budget_lines(everything: HiddenStates, selected: HiddenStates, selection: str, profile: Profile,

@@ -13,7 +13,6 @@ from ..profiles import Profile, parse_taps, taps_for
 from ..prompt_weights import plain_text
 from ..references import TOKEN, PreparedReference, Reference
 from ..system_prompts import AS_PROFILE, CUSTOM, system_prompt_for
-from ..tiny.tokenizer import unknown_words
 from ..verifi import ENCODE_AGAIN, REWRITE_SELECTIONS, Decoding, count_words, room_to_write, what_is_wrong
 from .decode import AT_LIMIT, Decoded, check_can_write, decode, precision_for
 from .encode_prompt import (
@@ -21,6 +20,7 @@ from .encode_prompt import (
     choose_profile,
     empty_prompt,
     encode_selected,
+    foreign_word_lines,
     gather,
     label_texts,
     picture_lines,
@@ -189,20 +189,12 @@ def run(clip, prompt: str, profile_key: str, system_choice: str, custom_system: 
              *budget_lines(everything, selected, chosen, profile, precision),
              *picture_lines(request.prompt, request.pictures),
              *weight_lines(everything, selected, [*instruction, *edited]),
-             *_foreign_words(vlm, request.prompt)]
+             *foreign_word_lines(vlm, request.prompt)]
     if system_choice != CUSTOM and custom_system.strip():
         lines.append("custom_system_prompt is not used: set system_prompt to 'custom' to use it.")
     if removed:
         lines.append(f"Removed control tokens from the text: {', '.join(sorted(removed))}.")
     return selected, negative, text, "\n".join(lines)
-
-
-def _foreign_words(vlm: VLM, prompt: str) -> list[str]:
-    """Report: words that the miniature, which knows drawn shapes alone, has never seen."""
-    if vlm.profile.key != "miniature":
-        return []
-    words = unknown_words(prompt, vlm.tokenizer.name_or_path)
-    return [f"Words outside the miniature's world of drawn shapes: {', '.join(words)}."] if words else []
 
 
 def _speed_line(decoded: Decoded, settings: Decoding, profile: Profile) -> str:
