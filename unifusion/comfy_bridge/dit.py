@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cache
 
 import comfy.model_management
 import comfy.patcher_extension
@@ -18,9 +19,37 @@ WRAPPER = "unifusion_pooled_context"
 _WORK = 12
 
 
+@cache
+def _asks_patches(attention: type) -> bool:
+    return "attn1_patch" in inspect.getsource(attention.forward)
+
+
 def takes_weights(network: torch.nn.Module) -> bool:
     """Whether this ComfyUI's Krea 2 asks attention patches about its keys, as 0.30 does and 0.27 does not."""
-    return "attn1_patch" in inspect.getsource(type(network.blocks[0].attn).forward)
+    return _asks_patches(type(network.blocks[0].attn))
+
+
+def check_takes_weights(network: torch.nn.Module) -> None:
+    """Refuse weights where they would be ignored without a word.
+
+    Raises:
+        ValueError: if this ComfyUI is too old for them.
+    """
+    if not takes_weights(network):
+        raise ValueError(f"Strengths and word weights other than 1 need ComfyUI 0.30 or newer; in this one "
+                         f"({comfyui_version.__version__}) Krea 2's attention has no place for them. Update ComfyUI, or "
+                         f"set every strength and weight to 1 (0 removes as well).")
+
+
+def check_takes_reference_latents(network: torch.nn.Module) -> None:
+    """Refuse reference latents where they would be ignored without a word.
+
+    Raises:
+        ValueError: if the Krea 2 of this ComfyUI is too old for them.
+    """
+    if hasattr(network, "txtfusion") and not hasattr(network, "default_ref_method"):
+        raise ValueError(f"Reference latents need ComfyUI 0.30 or newer; in this one ({comfyui_version.__version__}) "
+                         f"Krea 2 ignores them. Update ComfyUI, or take the 'Set Reference Latent' node out.")
 
 
 class FusionModel:
@@ -68,10 +97,7 @@ class FusionModel:
         """
         bias = None
         if (hidden.weights != 1).any():
-            if not takes_weights(self.network):
-                raise ValueError(f"Strengths and word weights other than 1 need ComfyUI 0.30 or newer; in this one "
-                                 f"({comfyui_version.__version__}) Krea 2's attention has no place for them. Update "
-                                 f"ComfyUI, or set every strength and weight to 1 (0 removes as well).")
+            check_takes_weights(self.network)
             bias = hidden.weights.log()[None]
         return self._fuse(apply_gains(hidden.states, gains, keep_rms), bias)
 
@@ -119,6 +145,7 @@ def pooled_context(executor, x, timesteps, context, *args, **kwargs):
     if context.shape[-1] == network.txtdim + 1:
         context, bias = context[..., :-1], context[..., -1]
         if bias.count_nonzero():
+            check_takes_weights(network)  # a file saved by a newer ComfyUI may hold weights
             args, kwargs = _with_key_bias(args, kwargs, bias)
     network._unpack_context = lambda pooled: pooled
     network.txtfusion.forward = lambda pooled, **_: pooled

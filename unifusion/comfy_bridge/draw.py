@@ -8,6 +8,7 @@ import torch
 
 from ..profiles import SAMPLER_PRESETS, SamplerPreset
 from .conditioning import MISSING_NEGATIVE
+from .dit import check_takes_reference_latents
 from .sampling import UniFusionGuider, sample, shifted
 
 
@@ -30,8 +31,9 @@ def guider(model, positive, negative, images_only, cfg: float, image_guidance: f
     """A guider with both scales.
 
     Raises:
-        ValueError: if a branch is missing that a scale needs.
+        ValueError: if a branch is missing that a scale needs, or reference latents would be ignored.
     """
+    _check_reference_latents(model, positive)
     image = cfg if image_guidance < 0 else image_guidance
     split = not math.isclose(cfg, image)
     if split and _missing(images_only):
@@ -63,10 +65,14 @@ def _equal(one: list, other: list) -> bool:
 
 
 def _check_reference_latents(model, positive: list) -> None:
-    """ComfyUI drops reference latents without a word when no method is set (``krea2/model.py``)."""
-    default = getattr(model.model.diffusion_model, "default_ref_method", "of another kind of model")
-    if default is None and any("reference_latents" in entry[1] and "reference_latents_method" not in entry[1]
-                               for entry in positive):
+    """ComfyUI drops reference latents without a word when no method is set (``krea2/model.py``), before 0.30 always."""
+    network = model.model.diffusion_model
+    carrying = [options for _, options in positive if "reference_latents" in options]
+    if not carrying:
+        return
+    check_takes_reference_latents(network)
+    default = getattr(network, "default_ref_method", "of another kind of model")
+    if default is None and any("reference_latents_method" not in options for options in carrying):
         raise ValueError("The positive carries reference latents, but no method, so the MODEL would ignore them. Put "
                          "an 'Edit Model Reference Method' node behind 'Set Reference Latent'; Krea 2's edit LoRAs use "
                          "'index_timestep_zero'.")
@@ -86,7 +92,6 @@ def run(model, positive, negative, images_only, latent: dict, seed: int, preset:
     if start.count_nonzero() and start.shape[1] != channels:
         raise ValueError(f"The latent has {start.shape[1]} channels, but this MODEL draws in {channels}. Encode the "
                          f"picture with the VAE that belongs to the MODEL.")
-    _check_reference_latents(model, positive)
     if denoise == 0:
         return latent
     model = shifted(model, start, chosen.shift, chosen.mu)

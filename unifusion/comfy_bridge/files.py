@@ -13,7 +13,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from ..stored import CONDITIONING, HIDDEN_STATES, Stored, is_stored, read, write
 from .conditioning import ABOUT, no_negative
 from .conditioning import about as about_states
-from .dit import FusionModel
+from .dit import FusionModel, check_takes_weights
 
 
 def save(positive, negative, prefix: str, prompt: dict | None, extra: dict | None) -> tuple[str, str]:
@@ -126,6 +126,8 @@ def _prepared(model, entries: list, name: str):
         if tensor.shape[-1] not in (fusion.width, fusion.width + 1):
             raise ValueError(f"'{name}' was pooled for a model of text width {entries[0][1][ABOUT]['width']}, but this "
                              f"MODEL has {fusion.width}. Connect the MODEL it was saved with.")
+        if tensor.shape[-1] == fusion.width + 1:
+            check_takes_weights(fusion.network)
     return fusion.accepting_pooled()
 
 

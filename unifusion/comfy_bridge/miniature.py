@@ -20,6 +20,7 @@ from transformers import Qwen2Tokenizer
 from ..tiny.qwen3vl import VLMConfig
 from ..tiny.text import VERIFI_SYSTEM
 from ..tiny.vlm import read_config
+from .vlm import picture_inputs
 
 NAME = "unifusion_miniature"
 SIDE = 128  # pixels; the vision tower has learned pictures of this size only
@@ -63,6 +64,12 @@ class MiniatureQwen3VL(qwen3vl.Qwen3VL):
             picture = torch.nn.functional.interpolate(picture, (SIDE, SIDE), mode="bicubic", antialias=True)
             embed = {**embed, "data": picture.clamp(0, 1).movedim(1, -1)}
         return super().preprocess_embed(embed, device)
+
+    def forward(self, input_ids, *args, embeds=None, embeds_info=(), **kwargs):
+        """As ComfyUI 0.27 and newer: in 0.26 pictures keep their positions and DeepStack features while writing only."""
+        if embeds is not None and kwargs.get("position_ids") is None:
+            kwargs |= picture_inputs(self, embeds, embeds_info)
+        return super().forward(input_ids, *args, embeds=embeds, embeds_info=embeds_info, **kwargs)
 
 
 class MiniatureClipModel(qwen3vl.Qwen3VLClipModel):

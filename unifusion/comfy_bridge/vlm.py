@@ -64,6 +64,15 @@ def why_not(transformer: type) -> str:
     return "is not a vision-language model whose layers can be tapped"
 
 
+def picture_inputs(transformer, embeds: torch.Tensor, info: list[dict]) -> dict:
+    """What the decoder wants to know of pictures: positions, where they are, and their DeepStack features.
+
+    ComfyUI's own forward pass finds it out by itself from 0.27 on only.
+    """
+    positions, pictures, deepstack = transformer.build_image_inputs(embeds, info) if info else (None, None, None)
+    return {"position_ids": positions, "visual_pos_masks": pictures, "deepstack_embeds": deepstack}
+
+
 class _DeepestTapReached(Exception):
     pass
 
@@ -194,9 +203,10 @@ class VLM:
         Returns:
             ``(1, tokens, taps, width)`` float32 on ComfyUI's intermediate device.
         """
+        embeds = embedded.embeds.to(PRECISIONS[precision])
         with comfy.model_management.cuda_device_context(self.device), self.tapped(taps, stop=True) as caught:
-            self.transformer(None, embedded.mask, embeds=embedded.embeds.to(PRECISIONS[precision]),
-                             num_tokens=[embedded.tokens], embeds_info=embedded.info, dtype=torch.float32)
+            self.transformer(None, embedded.mask, embeds=embeds, num_tokens=[embedded.tokens], embeds_info=embedded.info,
+                             dtype=torch.float32, **picture_inputs(self.transformer, embeds, embedded.info))
         return stack(caught, taps)
 
 
