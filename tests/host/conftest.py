@@ -12,18 +12,51 @@ PACK = Path(__file__).resolve().parents[2]
 HOST = Path(os.environ.get("COMFYUI_PATH") or next(iter(sorted(PACK.glob(".host/ComfyUI-*"), reverse=True)), "missing"))
 
 
+KREA2 = HOST / "comfy" / "ldm" / "krea2" / "model.py"
+# What a Krea 2 of an older ComfyUI lacks: (what its source would contain, how the pack refuses it by name).
+FEATURES = {
+    "weights": ("attn1_patch", "Strengths and word weights other than 1 need ComfyUI 0.30 or newer"),
+    "reference latents": ("default_ref_method", "Reference latents need ComfyUI 0.30 or newer"),
+}
+LACKING = {feature: refusal for feature, (sign, refusal) in FEATURES.items()
+           if KREA2.is_file() and sign not in KREA2.read_text(encoding="utf-8")}
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "needs(feature): in a ComfyUI that lacks it the test must end in the refusal by name")
+
+
 def pytest_collection_modifyitems(items):
-    here = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
-    krea2 = HOST / "comfy" / "ldm" / "krea2" / "model.py"
     if not (HOST / "comfy").is_dir():
         reason = "no ComfyUI: set COMFYUI_PATH or run the README's test command, which fetches one"
-    elif "attn1_patch" not in krea2.read_text():
-        here = [item for item in here if item.path.name == "test_weights.py"]
-        reason = "this ComfyUI is older than 0.30 and has no place for weights; they are refused by name"
-    else:
-        return
-    for item in here:
-        item.add_marker(pytest.mark.skip(reason=reason))
+        for item in items:
+            if item.path.is_relative_to(Path(__file__).parent):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    needed = [marker.args[0] for marker in pyfuncitem.iter_markers("needs")]
+    refusals = [LACKING[feature] for feature in needed if feature in LACKING]
+    if not refusals:
+        return (yield)
+    with pytest.raises(ValueError, match="|".join(refusals)) as stopped:
+        yield
+    assert "\n" not in str(stopped.value) and str(stopped.value).endswith(".")
+    pyfuncitem.user_properties.append(("refused", ", ".join(needed)))
+    return True
+
+
+def pytest_report_teststatus(report):
+    """Tests that ended in the refusal they had to end in are counted by themselves."""
+    if report.when == "call" and report.passed and "refused" in dict(report.user_properties):
+        return "refused", "r", "REFUSED"
+
+
+@pytest.fixture(scope="session")
+def lacking():
+    """Features this ComfyUI lacks, each with the beginning of its refusal."""
+    return LACKING
 
 
 if (HOST / "comfy").is_dir():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from harness import browser
 from harness.graphs import GRAPHS, INSPECT, TEXT
+from running_graphs import RUNNING, picture_of
 
 from unifusion.tiny import MINIATURE
 
@@ -81,12 +82,10 @@ def test_loaders_of_krea_2_offer_the_download(graph):
 
 
 @needs_weights
-@pytest.mark.parametrize("graph", [graph for graph in GRAPHS if graph.runs], ids=lambda graph: graph.name)
+@pytest.mark.parametrize("graph", RUNNING)
 def test_workflows_on_the_miniature_run_from_the_browser(page, server, graph):
     open_graph(page, shipped(graph))
-    history = run_in_browser(page, server)
-    assert server.errors(history) == []
-    assert history["outputs"][str(graph.ids()[graph.picture])]["images"]
+    assert picture_of(server, graph, run_in_browser(page, server))
 
 
 @needs_weights

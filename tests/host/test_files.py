@@ -112,6 +112,22 @@ def test_conditioning_of_another_width_is_refused(folders, pooled, bridge):
         bridge("files").load(name, make_model(width=80))
 
 
+def test_weights_saved_by_a_newer_comfyui_are_refused_where_there_is_no_place_for_them(folders, pooled, krea2_model,
+                                                                                       bridge, monkeypatch):
+    """ComfyUI 0.26 and 0.27: there this is real; in a newer host only the answer of the check is replaced."""
+    import nodes
+
+    monkeypatch.setattr(bridge("dit"), "takes_weights", lambda network: False)
+    (tensor, about), = pooled[1]
+    name, _ = save(bridge, [[torch.cat([tensor, torch.full_like(tensor[..., :1], 0.5)], dim=-1), about]])
+    with pytest.raises(ValueError, match="ComfyUI 0.30 or newer"):
+        bridge("files").load(name, krea2_model)
+    weighted = bridge("files").load(name, None)[1]  # without a MODEL, drawn by one that comes from a pool
+    with pytest.raises(ValueError, match="ComfyUI 0.30 or newer"):
+        nodes.common_ksampler(pooled[0], 3, 1, 1.0, "euler", "simple", weighted, weighted,
+                              {"samples": torch.zeros(1, 16, 1, 8, 8)})
+
+
 def good_file(folders, pooled, bridge):
     return bridge("files").path_of(save(bridge, pooled[1])[0])
 

@@ -156,6 +156,7 @@ def test_a_cfg_function_for_one_scale_is_refused_by_name(bridge, branches):
 # The stock reference latent behind the pool
 
 
+@pytest.mark.needs("reference latents")
 @pytest.mark.parametrize("method", ["index", "index_timestep_zero"])
 def test_reference_latents_work_behind_the_pool_as_they_do_on_stock_conditioning(bridge, krea2_model, library, method):
     from comfy_extras.nodes_edit_model import ReferenceLatent
@@ -175,6 +176,7 @@ def test_reference_latents_work_behind_the_pool_as_they_do_on_stock_conditioning
     assert (ours - draw(bridge, model, positive, negative, None, 1.0, -1.0)).abs().max() > 1e-3
 
 
+@pytest.mark.needs("weights")
 def test_reference_latents_work_beside_weights(bridge, krea2_model, library):
     from comfy_extras.nodes_edit_model import ReferenceLatent
     from comfy_extras.nodes_flux import FluxKontextMultiReferenceLatentMethod
@@ -192,10 +194,14 @@ def test_reference_latents_work_beside_weights(bridge, krea2_model, library):
     torch.testing.assert_close(drawn[0], drawn[1], rtol=1e-4, atol=2e-5)
 
 
-def test_reference_latents_without_a_method_are_refused_instead_of_ignored(bridge, krea2_model, library):
+@pytest.mark.parametrize("guided", ["sampler", "guider"])
+def test_reference_latents_without_a_method_are_refused_instead_of_ignored(bridge, krea2_model, library, lacking, guided):
     from comfy_extras.nodes_edit_model import ReferenceLatent
 
     model, positive, negative = pool(bridge, krea2_model, hidden_states(library))
     positive = ReferenceLatent.execute(positive, LATENT)[0]
-    with pytest.raises(ValueError, match="Edit Model Reference Method"):
-        draw(bridge, model, positive, negative, None, 1.0, -1.0)
+    with pytest.raises(ValueError, match=lacking.get("reference latents", "Edit Model Reference Method")):
+        if guided == "guider":
+            bridge("draw").guider(model, positive, negative, None, 1.0, -1.0)
+        else:
+            draw(bridge, model, positive, negative, None, 1.0, -1.0)

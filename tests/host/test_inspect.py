@@ -144,6 +144,7 @@ def test_words_are_whole_even_when_tokens_are_pieces(krea2_clip, bridge, inspect
     assert inspect.find_words(states, "一只猫")[0].tokens
 
 
+@pytest.mark.needs("weights")
 def test_token_weights_reach_the_refiner_as_they_do_when_pooling(hidden, krea2_model, inspect, bridge):
     from unifusion_pack.unifusion.hidden_states import with_weight
 

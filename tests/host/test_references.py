@@ -117,6 +117,7 @@ def test_a_profile_sizes_pictures_that_have_no_budget(bridge, encode, node):
 # From the nodes to the latent
 
 
+@pytest.mark.needs("weights")
 def test_strength_two_at_the_reference_node_equals_its_states_twice_in_the_latent(
     bridge, krea2_clip, krea2_model, node
 ):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from harness.graphs import GRAPHS, SAVED
+from running_graphs import RUNNING, picture_of
 
 from unifusion.tiny import MINIATURE
 
@@ -60,11 +61,9 @@ def test_stock_loaders_list_the_miniature(server):
 
 
 @needs_weights
-@pytest.mark.parametrize("graph", [graph for graph in GRAPHS if graph.runs], ids=lambda graph: graph.name)
+@pytest.mark.parametrize("graph", RUNNING)
 def test_workflows_on_the_miniature_run_through_the_api(server, graph):
-    history = server.queue(graph.api())
-    assert server.errors(history) == []
-    assert history["outputs"][str(graph.ids()[graph.picture])]["images"]
+    assert picture_of(server, graph, server.queue(graph.api()))
 
 
 @pytest.mark.parametrize("graph", [graph for graph in GRAPHS if not graph.runs], ids=lambda graph: graph.name)

@@ -36,6 +36,7 @@ def dit_sampler(bridge, model, positive, negative, cfg):
 SEVERAL = [{FIRST: 2}, {SECOND: 3}, {FIRST: 2, SECOND: 3}, {TEXT: 2}]
 
 
+@pytest.mark.needs("weights")
 @pytest.mark.parametrize("times", SEVERAL)
 def test_weight_two_equals_giving_the_states_twice_in_the_conditioning(bridge, krea2_model, library, times):
     hidden = hidden_states(library)
@@ -47,6 +48,7 @@ def test_weight_two_equals_giving_the_states_twice_in_the_conditioning(bridge, k
     assert (by_states[:, : hidden.tokens] - neutral).abs().max() > 1e-2
 
 
+@pytest.mark.needs("weights")
 @pytest.mark.parametrize("sampler", [ksampler, dit_sampler])
 @pytest.mark.parametrize("times", SEVERAL)
 def test_weight_two_equals_giving_the_states_twice_in_the_latent(bridge, krea2_model, library, sampler, times):
@@ -78,6 +80,7 @@ def test_weight_one_is_bit_identical_to_no_weight(bridge, krea2_model, library, 
     assert torch.equal(sampler(bridge, *one, 1.0), sampler(bridge, *none, 1.0))
 
 
+@pytest.mark.needs("weights")
 @pytest.mark.parametrize("sampler", [ksampler, dit_sampler])
 @pytest.mark.parametrize("below", [{SECOND: 3}, {}])
 def test_weights_hold_when_positive_and_negative_run_in_one_batch(bridge, krea2_model, library, sampler, below):
@@ -105,6 +108,7 @@ def count_rows(model) -> list[int]:
     return rows
 
 
+@pytest.mark.needs("weights")
 def test_weights_hold_beside_an_attention_patch_of_another_node(bridge, krea2_model, library):
     hidden, seen = hidden_states(library), []
 
@@ -120,6 +124,7 @@ def test_weights_hold_beside_an_attention_patch_of_another_node(bridge, krea2_mo
     assert seen == [0, 1] * 3
 
 
+@pytest.mark.needs("weights")
 def test_weights_hold_for_a_batch_of_latents(bridge, krea2_model, library):
     import nodes
 
