@@ -1,6 +1,7 @@
 """Two commands on a fresh machine: ``nox -s demo`` and ``nox -s test``.
 
 An existing ComfyUI named by COMFYUI_PATH is used as it is; otherwise a pinned one is fetched into ``.host/``.
+``compat`` fetches every ComfyUI it names, whatever COMFYUI_PATH says.
 """
 
 import hashlib
@@ -27,14 +28,14 @@ nox.options.sessions = ["test"]
 class Environment:
     """One virtual environment per ComfyUI version, shared by the sessions: PyTorch alone is 5 GB."""
 
-    def __init__(self, session: nox.Session, version: str):
+    def __init__(self, session: nox.Session, version: str, existing: bool = True):
         self.session = session
         location = ROOT / ".nox" / f"host-{version}"
         self.python = location / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         if not self.python.is_file():
             session.run(sys.executable, "-m", "venv", str(location), external=True)
         self.pip("-r", str(ROOT / "tools" / "pins.txt"))
-        host = fetch_host(session, version)
+        host = (existing and existing_host(session)) or fetch_host(session, version)
         # The constraint keeps the host's open torch requirement from pulling a mismatched torchaudio.
         self.pip("-r", str(host / "requirements.txt"), "-r", str(ROOT / "requirements.txt"),
                  "-c", str(ROOT / "tools" / "pins.txt"))
@@ -48,14 +49,20 @@ class Environment:
         self.session.run(str(self.python), *arguments, env={**self.env, **more}, external=True)
 
 
+def existing_host(session: nox.Session) -> Path | None:
+    """The ComfyUI that COMFYUI_PATH names."""
+    given = os.environ.get("COMFYUI_PATH")
+    if not given:
+        return None
+    path = Path(given).expanduser()
+    if not (path / "main.py").is_file():
+        session.error(f"COMFYUI_PATH is '{given}', but there is no main.py in it. Point it at the folder of a ComfyUI, "
+                      f"or unset it to have one fetched.")
+    return path
+
+
 def fetch_host(session: nox.Session, version: str) -> Path:
     """ComfyUI's source, checked against its checksum."""
-    if given := os.environ.get("COMFYUI_PATH"):
-        path = Path(given).expanduser()
-        if not (path / "main.py").is_file():
-            session.error(f"COMFYUI_PATH is '{given}', but there is no main.py in it. Point it at the folder of a ComfyUI, "
-                          f"or unset it to have one fetched.")
-        return path
     path = ROOT / ".host" / f"ComfyUI-{version}"
     if (path / "main.py").is_file():
         return path
@@ -92,7 +99,7 @@ def test(session: nox.Session) -> None:
 @nox.parametrize("host", list(HOSTS))
 def compat(session: nox.Session, host: str) -> None:
     """The host tests against every supported ComfyUI."""
-    Environment(session, host).run("-m", "pytest", *(session.posargs or ["tests/host"]))
+    Environment(session, host, existing=False).run("-m", "pytest", *(session.posargs or ["tests/host"]))
 
 
 @nox.session(venv_backend="none")
