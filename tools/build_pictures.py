@@ -73,7 +73,8 @@ def main() -> None:
         server = Server(Path(os.environ["COMFYUI_PATH"]), Path(folder) / "base")
         try:
             server.wait()
-            with open_page(server.url) as page:
+            with open_page(server.url, Graph_CanvasMenu=False) as page:
+                page.add_style_tag(content='[data-testid="queue-notification-banner"] { visibility: hidden }')
                 for graph in chosen:
                     path = PACK / "workflows" / f"{graph.name}.json"
                     page.evaluate("(graph) => app.loadGraphData(graph)", json.loads(path.read_text(encoding="utf-8")))
