@@ -72,15 +72,6 @@ def test_saving_an_opened_workflow_changes_no_value(page, graph):
     assert {node["id"]: node.get("widgets_values") or [] for node in saved["nodes"]} == before
 
 
-@pytest.mark.parametrize("graph", [graph for graph in GRAPHS if not graph.runs], ids=lambda graph: graph.name)
-def test_loaders_of_krea_2_offer_the_download(graph):
-    by_type = {node["type"]: node for node in shipped(graph)["nodes"]}
-    for loader, folder in (("UNETLoader", "diffusion_models"), ("CLIPLoader", "text_encoders"), ("VAELoader", "vae")):
-        (model,) = by_type[loader]["properties"]["models"]
-        assert model["directory"] == folder and model["url"].endswith(f"{folder}/{model['name']}")
-        assert model["url"].startswith("https://huggingface.co/") and model["name"] in by_type[loader]["widgets_values"]
-
-
 @needs_weights
 @pytest.mark.parametrize("graph", RUNNING)
 def test_workflows_on_the_miniature_run_from_the_browser(page, server, graph):
@@ -126,7 +117,7 @@ def test_titles_and_inputs_are_shown_in_the_creators_language(page, server):
         page.reload()
         page.wait_for_function(browser.READY, timeout=180_000)
 
-    reload("ja")  # this frontend has no German surface yet, so German is only served
+    reload("ja")  # this frontend has no German interface yet, so German is only served
     try:
         page.wait_for_function(  # languages arrive after the nodes
             "() => LiteGraph.createNode('UniFusionDiTSampler').title !== 'DiT Sampler'", timeout=90_000)

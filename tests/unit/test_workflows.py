@@ -1,4 +1,4 @@
-"""The shipped workflows lie on the canvas without anything over anything else."""
+"""The shipped workflows: nothing lies over anything else, and loaders offer the files they lack."""
 
 import json
 from itertools import combinations
@@ -10,6 +10,8 @@ import pytest
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
 TITLE = 30  # a node's title bar, above its position
 APART = 20  # the least distance of two groups
+FOLDERS = {"UNETLoader": "diffusion_models", "CLIPLoader": "text_encoders", "VAELoader": "vae",
+           "UpscaleModelLoader": "upscale_models"}
 
 
 class Box(NamedTuple):
@@ -51,6 +53,20 @@ def faults(graph: dict) -> list[str]:
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_nothing_lies_over_anything_else(path):
     assert faults(json.loads(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_stock_loaders_offer_the_file_they_name(path):
+    """The frontend offers what stands in ``properties.models``; the note links the same."""
+    graph = json.loads(path.read_text(encoding="utf-8"))
+    notes = "".join(node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote")
+    loaders = [node for node in graph["nodes"] if node["type"] in FOLDERS]
+    assert bool(loaders) == ("Krea 2" in path.stem)
+    for node in loaders:
+        (model,) = node["properties"]["models"]
+        assert model["directory"] == FOLDERS[node["type"]] and model["name"] in node["widgets_values"]
+        assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(f"/{model['name']}")
+        assert f"`models/{model['directory']}` | [{model['name']}]({model['url']})" in notes
 
 
 def test_every_workflow_is_looked_at():
