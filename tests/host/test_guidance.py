@@ -205,3 +205,10 @@ def test_reference_latents_without_a_method_are_refused_instead_of_ignored(bridg
             bridge("draw").guider(model, positive, negative, None, 1.0, -1.0)
         else:
             draw(bridge, model, positive, negative, None, 1.0, -1.0)
+
+
+def test_the_loaders_model_draws_as_the_pools(bridge, krea2_model, branches):
+    model, positive, negative, images = branches
+    assert model is not krea2_model
+    first = draw(bridge, model, positive, negative, images, 3.0, 1.5)
+    assert torch.equal(first, draw(bridge, krea2_model, positive, negative, images, 3.0, 1.5))

@@ -125,12 +125,18 @@ class FusionModel:
             pooled = torch.cat([pooled, bias[..., None]], dim=-1)
         return pooled.to(comfy.model_management.intermediate_device())
 
-    def accepting_pooled(self):
-        """A clone that takes pooled conditioning in any sampler; a stock layer stack still works."""
-        clone = self.patcher.clone()
-        if not clone.get_wrappers(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, WRAPPER):
-            clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, WRAPPER, pooled_context)
-        return clone
+
+def accepting_pooled(model):
+    """A clone of a MODEL that takes pooled conditioning in any sampler; a stock layer stack still works.
+
+    A MODEL that takes it already, or that has no pooling inside, is returned as it is.
+    """
+    kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+    if not hasattr(model.model.diffusion_model, "txtfusion") or model.get_wrappers(kind, WRAPPER):
+        return model
+    clone = model.clone()
+    clone.add_wrapper_with_key(kind, WRAPPER, pooled_context)
+    return clone
 
 
 def pooled_context(executor, x, timesteps, context, *args, **kwargs):

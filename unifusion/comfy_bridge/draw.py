@@ -8,7 +8,7 @@ import torch
 
 from ..profiles import SAMPLER_PRESETS, SamplerPreset
 from .conditioning import MISSING_NEGATIVE
-from .dit import check_takes_reference_latents
+from .dit import accepting_pooled, check_takes_reference_latents
 from .sampling import UniFusionGuider, sample, shifted
 
 
@@ -30,6 +30,8 @@ def settings(preset: dict) -> SamplerPreset:
 def guider(model, positive, negative, images_only, cfg: float, image_guidance: float) -> UniFusionGuider:
     """A guider with both scales.
 
+    Takes the MODEL of the loader as well as the pool's: in any other sampler only the pool's knows pooled conditioning.
+
     Raises:
         ValueError: if a branch is missing that a scale needs, or reference latents would be ignored.
     """
@@ -50,7 +52,7 @@ def guider(model, positive, negative, images_only, cfg: float, image_guidance: f
     if split and "sampler_cfg_function" in model.model_options:
         raise ValueError("This MODEL carries a CFG function of its own (such as RescaleCFG), which knows one scale "
                          "only. Remove that node, or set image guidance to -1.")
-    made = UniFusionGuider(model)
+    made = UniFusionGuider(accepting_pooled(model))
     made.set_branches(positive, negative if negative is not None else positive, images_only if split else None)
     made.set_scales(cfg, image)
     return made

@@ -13,7 +13,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from ..stored import CONDITIONING, HIDDEN_STATES, Stored, is_stored, read, write
 from .conditioning import ABOUT, no_negative
 from .conditioning import about as about_states
-from .dit import FusionModel, check_takes_weights
+from .dit import FusionModel, accepting_pooled, check_takes_weights
 
 
 def save(positive, negative, prefix: str, prompt: dict | None, extra: dict | None) -> tuple[str, str]:
@@ -128,7 +128,7 @@ def _prepared(model, entries: list, name: str):
                              f"MODEL has {fusion.width}. Connect the MODEL it was saved with.")
         if tensor.shape[-1] == fusion.width + 1:
             check_takes_weights(fusion.network)
-    return fusion.accepting_pooled()
+    return accepting_pooled(model)
 
 
 def _no_model():

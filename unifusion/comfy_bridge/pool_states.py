@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..hidden_states import HiddenStates, join
 from ..layer_gains import CUSTOM, PRESETS, parse_gains, with_gains
 from .conditioning import no_negative, pair_to_conditioning, to_conditioning
-from .dit import FusionModel
+from .dit import FusionModel, accepting_pooled
 
 
 def run(model, positive: HiddenStates, gain_preset: str, gains: str, keep_rms: bool, negative: HiddenStates | None,
@@ -33,7 +33,7 @@ def run(model, positive: HiddenStates, gain_preset: str, gains: str, keep_rms: b
     if any(value != 1 for value in values):
         lines.append("layer gains: " + ", ".join(f"L{tap} x{value:g}" for tap, value in zip(positive.taps, values)
                                                  if value != 1) + (" (RMS kept)" if keep_rms else ""))
-    return fusion.accepting_pooled(), pooled, below, images, "\n".join(lines)
+    return accepting_pooled(model), pooled, below, images, "\n".join(lines)
 
 
 def _describe(which: str, hidden: HiddenStates, entries: list) -> str:
