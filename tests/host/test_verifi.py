@@ -327,7 +327,7 @@ def test_an_encoder_that_cannot_write_is_refused_by_name(rewrite, monkeypatch):
 
 def test_an_encoder_without_its_final_norm_is_refused_by_name(rewrite, krea2_clip, monkeypatch):
     """What being cut off means, in any ComfyUI."""
-    monkeypatch.setattr(krea2_clip.cond_stage_model.qwen3vl_4b.transformer.model, "norm", None)
+    monkeypatch.setitem(krea2_clip.cond_stage_model.qwen3vl_4b.transformer.model._modules, "norm", None)
     with pytest.raises(ValueError, match="cannot write text: its last layers .* cut off"):
         rewrite()
 
