@@ -41,7 +41,7 @@ def open_page(url: str, width: int = 1800, height: int = 1100, **settings):
             page.request.post(f"{url}/settings/Comfy.{name.replace('_', '.')}", data=json.dumps(value))
         page.problems = []
         page.on("pageerror", lambda error: page.problems.append(str(error)))
-        page.goto(url)
+        page.goto(url, timeout=180_000)
         page.wait_for_function(READY, timeout=180_000)
         yield page
         browser.close()
