@@ -262,6 +262,11 @@ def failure(history) -> dict | None:
     return next((about for kind, about in history["status"]["messages"] if kind == "execution_error"), None)
 
 
+def cached(history) -> list[str]:
+    """Nodes whose results were there already."""
+    return next(about["nodes"] for kind, about in history["status"]["messages"] if kind == "execution_cached")
+
+
 @given(graphs())
 @settings(
     max_examples=EXAMPLES,
@@ -278,7 +283,8 @@ def test_every_graph_ends_in_a_picture_or_one_clear_sentence_and_the_next_works(
     else:
         error = failure(history)
         if error is None:
-            assert history["outputs"]["show"]["images"]
+            # Drawn before: ComfyUI older than 0.30 then names the picture to a client with a socket only.
+            assert "show" in cached(history) or history["outputs"]["show"]["images"]
             return
         sentence = error["exception_message"].strip()
         where = f"{error['node_type']} in {json.dumps(graph)}: {error['traceback'][-3:]}"
