@@ -34,7 +34,7 @@ def test_a_terse_prompt_becomes_a_caption_that_keeps_what_was_asked(rewrite):
     for prompt, spec in prompts:
         scene = parse_caption(rewrite(prompt)[2])
         kept += scene is not None and keeps_attributes(spec, scene)
-    assert kept >= 4  # the model card says 70% of 120; a chance caption keeps next to none
+    assert kept >= 7  # a chance caption keeps next to none
 
 
 def test_the_text_ends_by_itself_and_is_what_conditions(rewrite):
