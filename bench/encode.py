@@ -12,7 +12,7 @@ from .measure import Figure, figure, interleaved, peak_megabytes
 from .models import clip, prompt_of
 
 STOCK, TRANSFORMERS = "ComfyUI's CLIPTextEncode", "transformers' output_hidden_states"
-SIDE = 256  # pixels; 64 tokens a picture
+SIDE = 384  # pixels; 144 tokens a picture, the size that Krea 2 gets, so nobody enlarges it
 
 
 class Sides:
