@@ -173,23 +173,24 @@ PLAIN = Graph("02 Plain prompt, stock sampler", {
 EDIT = Graph("03 Edit by instruction", {
     "load": load(),
     "latent": empty((0, 200)),
-    **drawn_picture("first", "a red circle in the center on a white background", 0, 1),
-    "encode": encode("make the circle green", (360, 560), **{"images.image0": ("first_picture", 0)}),
-    "pool": pool("encode", (800, 560)),
+    **drawn_picture("first", "a large solid red circle in the center on a white background", 0, 1),
+    "rewrite": verifi("make the circle green", (360, 560), **{"images.image0": ("first_picture", 0)}),
+    "pool": pool("rewrite", (820, 560)),
     "draw": sampler("pool", (1180, 560), seed=2),
     "decode": decode("draw", (1540, 560)),
     "save": save("decode", (1540, 680)),
 }, {"1. Model and size": ["load", "latent"],
     "2. A picture to change (or use Load Image)": [f"first_{k}" for k in ("encode", "pool", "draw", "picture", "preview")],
-    "3. Say what to change, and draw": ["encode", "pool", "draw", "decode", "save"]}, [
-    ("## Edit by instruction\n\nThe picture goes to the vision-language model only: no VAE encode, no mask. Connect a "
-     "*Load Image* to `image0` of the lower *VLM Encode* to edit a picture of your own.\n\n" + WORLD, (0, 560), (320, 420))])
+    "3. Say what to change, and draw": ["rewrite", "pool", "draw", "decode", "save"]}, [
+    ("## Edit by instruction\n\nThe picture goes to the vision-language model only: no VAE encode, no mask. It "
+     "writes what the changed picture shows, and that pass conditions the drawing. Connect a "
+     "*Load Image* to `image0` of the *VERIFI Rewrite* to edit a picture of your own.\n\n" + WORLD, (0, 560), (320, 420))])
 
 TWO = Graph("04 Two references with strengths", {
     "load": load(),
     "latent": empty((0, 200)),
-    **drawn_picture("first", "a red heart in the top left on a white background", 0, 1),
-    **drawn_picture("second", "a blue star in the bottom right on a navy background", 560, 2),
+    **drawn_picture("first", "a large solid red heart in the top left on a white background", 0, 1),
+    **drawn_picture("second", "a large solid yellow star in the bottom right on a navy background", 560, 2),
     "reference1": Node("UniFusionReference", (1880, 0), (320, 240), {
         "image": ("first_picture", 0), "label": "", "strength": 1.0, "detail": "default", "start": 0.0, "end": 1.0}),
     "reference2": Node("UniFusionReference", (1880, 300), (320, 240), {
@@ -197,24 +198,24 @@ TWO = Graph("04 Two references with strengths", {
         "references": ("reference1", 0)}),
     "combine": Node("UniFusionMultiReferenceCombine", (1880, 600), (320, 460), {
         "budget": 0, "detail": "one view", "labels": "none", "references": ("reference2", 0)}),
-    "encode": encode("put the heart of image 1 into image 2", (2260, 0), references=("combine", 0)),
-    "pool": pool("encode", (2260, 480)),
-    "draw": sampler("pool", (2720, 0), seed=3),
-    "decode": decode("draw", (2720, 320)),
-    "save": save("decode", (2720, 440)),
+    "rewrite": verifi("put the heart of image 1 into image 2", (2260, 0), references=("combine", 0)),
+    "pool": pool("rewrite", (2260, 820)),
+    "draw": sampler("pool", (2740, 0), seed=3),
+    "decode": decode("draw", (2740, 320)),
+    "save": save("decode", (2740, 440)),
 }, {"1. Model and size": ["load", "latent"],
     "2. Two pictures (or use Load Image)": [f"{p}_{k}" for p in ("first", "second")
                                             for k in ("encode", "pool", "draw", "picture", "preview")],
     "3. Name them, weigh them": ["reference1", "reference2", "combine"],
-    "4. Say what to do with them, and draw": ["encode", "pool", "draw", "decode", "save"]}, [
+    "4. Say what to do with them, and draw": ["rewrite", "pool", "draw", "decode", "save"]}, [
     ("## Strengths\n\n`strength` 1 is neutral, 2 counts as if the picture were given twice, 0 removes it. The prompt may say *image 1* "
      "and *image 2*; larger models also read labels of your own. The sheet on *Multi-Reference Combine* shows what the model sees.", (0, 400), (320, 300))])
 
 INSPECT = Graph("05 Look inside", {
     "load": load(),
     "latent": empty((0, 200)),
-    **drawn_picture("first", "a red circle in the center on a white background", 0, 1),
-    "encode": encode("make the circle green", (360, 560), **{"images.image0": ("first_picture", 0)}),
+    **drawn_picture("first", "a large solid red circle in the center on a white background", 0, 1),
+    "encode": verifi("make the circle green", (360, 560), **{"images.image0": ("first_picture", 0)}),
     "inspect": Node("UniFusionInspect", (800, 560), (700, 820), {
         "hidden_states": ("encode", 0), "model": ("load", 0), "words": "", "heat_map": "circle", "silence": "7",
         "view": "all pages", "images.image0": ("first_picture", 0)}),
@@ -259,22 +260,22 @@ SAVED = Graph("06 Save conditioning, draw without the encoder", {
 STYLE = Graph("07 Style of one picture, subject of another", {
     "load": load(),
     "latent": empty((0, 200)),
-    **drawn_picture("first", "a large red heart in the center on a white background", 0, 1),
-    **drawn_picture("second", "a small green circle in the top left on a navy background", 560, 2),
+    **drawn_picture("first", "a large solid red heart in the center on a white background", 0, 1),
+    **drawn_picture("second", "a large solid green circle in the top left on a navy background", 560, 2),
     "subject": Node("UniFusionReference", (1880, 0), (320, 240), {
         "image": ("first_picture", 0), "label": "", "strength": 1.0, "detail": "default", "start": 0.0, "end": 1.0}),
     "style": Node("UniFusionReference", (1880, 300), (320, 240), {
         "image": ("second_picture", 0), "label": "", "strength": 1.5, "detail": "default", "start": 0.0, "end": 1.0,
         "references": ("subject", 0)}),
-    "encode": encode("the heart of image 1 on the background of image 2", (2260, 0), references=("style", 0)),
-    "pool": pool("encode", (2260, 480)),
-    "draw": sampler("pool", (2720, 0), seed=3),
-    "decode": decode("draw", (2720, 320)),
-    "save": save("decode", (2720, 440)),
+    "rewrite": verifi("the heart of image 1 on the background of image 2", (2260, 0), references=("style", 0)),
+    "pool": pool("rewrite", (2260, 820)),
+    "draw": sampler("pool", (2740, 0), seed=3),
+    "decode": decode("draw", (2740, 320)),
+    "save": save("decode", (2740, 440)),
 }, {"1. Model and size": ["load", "latent"],
     "2. Subject and style (or use Load Image)": [f"{p}_{k}" for p in ("first", "second")
                                                  for k in ("encode", "pool", "draw", "picture", "preview")],
-    "3. Weigh them": ["subject", "style"], "4. Draw": ["encode", "pool", "draw", "decode", "save"]}, [
+    "3. Weigh them": ["subject", "style"], "4. Draw": ["rewrite", "pool", "draw", "decode", "save"]}, [
     ("## Style and subject\n\nRaise the strength of the picture that shall win. `start` and `end` (advanced) let a picture "
      "count in one part of the schedule only: early steps make the layout, late ones the details.", (0, 400), (320, 300))])
 
