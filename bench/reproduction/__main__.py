@@ -1,8 +1,8 @@
 """Measure the paper's claims on the miniature: ``python -m bench.reproduction --out bench/results``.
 
-(a) and (b) train small drawing models with equal budgets; (g) needs the weights from before the editing stage, given
-with ``--before``; the others use the shipped weights through the pack's own nodes. Parts can be run singly; what was
-measured earlier stays in the result, and a part that was not run is listed as not run.
+(a), (b) and (g) train small drawing models with equal budgets; the others use the shipped weights through the pack's own
+nodes. Parts can be run singly; what was measured earlier stays in the result, and a part that was not run is listed as
+not run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,9 +24,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder of table, JSON and plots")
     parser.add_argument("--parts", default=",".join(TITLES), help="e.g. 'c,e,h'; default all")
     parser.add_argument("--count", type=int, default=200, help="scenes of each variant")
-    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps of each training of (a) and (b)")
+    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps of each training of (a), (b) and (g)")
     parser.add_argument("--work", type=Path, default=Path("bench/out/reproduction"), help="where trainings are kept")
-    parser.add_argument("--before", type=Path, help="for (g): the dit.safetensors from before the editing stage")
     parser.add_argument("--weights", type=Path, help="folder of another miniature; default the shipped one")
     parser.add_argument("--minutes", type=float, help="end a part that does not train after this time")
     parser.add_argument("--threads", type=int, default=1)
@@ -43,27 +41,24 @@ def main() -> None:
     from .shipped import Shipped
 
     folder = given.weights or SHIPPED
-    if "g" in wanted and given.before is None:
-        print("(g) is not run: it needs --before, the weights from before the editing stage", flush=True)
-        wanted.remove("g")
     runs = {}
-    if trained := [part for part in wanted if part in "ab"]:
+    if set(wanted) & set("abg"):
         from .trainings import Trainings
 
         trainings = Trainings(folder, given.work, given.steps, given.count)
-        runs |= {part: {"a": trainings.poolings, "b": trainings.refiner}[part] for part in trained}
-    if set(wanted) - set("ab"):
+        runs |= {"a": trainings.poolings, "b": trainings.refiner, "g": trainings.editing}
+    if set(wanted) - set("abg"):
         parts = Shipped(Graph(folder), given.count, given.minutes)
         runs |= {"c": parts.verifi_against_raw, "d": parts.reconstruction_by_tiles, "e": parts.edit_accuracy,
-                 "f": parts.two_references, "g": partial(parts.before_editing, folder, given.before),
-                 "h": parts.layer_dropout}
+                 "f": parts.two_references, "h": parts.layer_dropout}
 
     given.out.mkdir(parents=True, exist_ok=True)
     kept = given.out / "reproduction.json"
-    results = json.loads(kept.read_text()) if kept.exists() else {}
+    results = {}
     for key in wanted:
         began = time.time()
         part: Part = runs[key]()
+        results = json.loads(kept.read_text()) if kept.exists() else {}  # parts may run side by side
         results[key] = {**part.as_dict(), "seconds": round(time.time() - began), "weights": fingerprints(folder),
                         "machine": bench.machine()}
         kept.write_text(json.dumps(results, indent=1) + "\n")

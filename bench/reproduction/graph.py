@@ -50,11 +50,10 @@ class Graph:
 
     Args:
         folder: of the form of the bundled one.
-        dit: another dit.safetensors in the place of the folder's.
         draws: False loads the VLM alone; nothing can be drawn then.
     """
 
-    def __init__(self, folder: Path = SHIPPED, dit: Path | None = None, draws: bool = True) -> None:
+    def __init__(self, folder: Path = SHIPPED, draws: bool = True) -> None:
         import comfy.utils  # ComfyUI is on the path once the pack is loaded
 
         import nodes as host
@@ -69,10 +68,6 @@ class Graph:
             self.clip = miniature.load_clip(folder / "vlm")
             return
         self.model, self.clip, self.vae = miniature.load_folder(folder)
-        if dit is not None:
-            import comfy.sd
-
-            self.model = comfy.sd.load_diffusion_model(str(dit))
         self.empty = host.EmptyLatentImage().generate(128, 128, 1)[0]
         self.decode_node = host.VAEDecode()
 

@@ -6,15 +6,13 @@ a run that is cut short is even.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from unifusion.tiny.scene import EDIT_KINDS
 from unifusion.tiny.scorer import read_scene
 from unifusion.tiny.text import parse_caption
 
-from .graph import Graph, fingerprint
+from .graph import Graph
 from .part import Part, compared
 from .scenes import edit_checks, edits, pairs, picture_checks, pictures, prompts, stated_checks, within
 from .shares import Tally
@@ -97,20 +95,6 @@ class Shipped:
             "Two pictures and an instruction through VERIFI Rewrite. The drawing model was trained on no picture or on "
             "one; the VLM was trained to caption the result of two. 'Text alone' leaves the image tokens out of the "
             "conditioning.", tallies, {"image tokens and text": "text alone"})
-
-    def before_editing(self, folder: Path, before: Path) -> Part:
-        """(g)"""
-        graphs = {"after": self.graph, "before": Graph(folder, before)}
-        tallies = {name: Tally() for name in graphs}
-        for seed, asked in within(self.minutes, prompts(self.count, SEED + 1, 1.0)):
-            for name, graph in graphs.items():
-                found = read_scene(graph.picture(graph.verifi(asked.prompt), seed))
-                tallies[name].add(picture_checks(found, asked.scene))
-        return compared(
-            f"Text to image through VERIFI with the weights from before the stage in which edits joined the training "
-            f"(dit.safetensors {fingerprint(before)}) and after it. The later weights have also trained longer; there "
-            f"is no run of the same length without edits, so the difference is of both together.",
-            tallies, {"after": "before"})
 
     def layer_dropout(self) -> Part:
         """(h)"""

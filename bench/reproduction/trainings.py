@@ -1,7 +1,8 @@
-"""The parts that train: small drawing models that differ in their pooling alone, with the same budget each.
+"""The parts that train small drawing models with the same budget each.
 
-Same data in the same order, same seed, same steps and settings. The pooling with fixed weights (last, average, one tap)
-has no layerwise blocks, hence fewer parameters; refiner, DiT and everything else are the same.
+(a) and (b) differ in their pooling or refiner alone, (g) in the tasks of the last steps: same data in the same order, same
+seed, same steps and settings. The pooling with fixed weights (last, average, one tap) has no layerwise blocks, hence fewer
+parameters; refiner, DiT and everything else are the same.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from accelerate import PartialState
 from safetensors.torch import load_file
 
 from unifusion.dit import DiTConfig, SingleStreamDiT
-from unifusion.tiny.data import MiniatureSource, encode_chats
+from unifusion.tiny.data import EDIT_STAGE, TEXT_STAGE, MiniatureSource, encode_chats
 from unifusion.tiny.dit_train import draw, heldout_examples
 from unifusion.tiny.render import render
 from unifusion.tiny.scorer import read_scene
 from unifusion.tiny.vae import from_wan
 from unifusion.tiny.vlm import load_vlm
-from unifusion.training.objective import FlowMatching, noise_levels
+from unifusion.training.objective import Batch, FlowMatching, noise_levels
 from unifusion.training.trainer import Trainer, TrainingSettings, generator_for, load_weights
 
 from .part import Part, compared
@@ -31,6 +32,20 @@ from .shares import Tally
 SIZES = dict(features=256, heads=2, kvheads=1, layers=3)
 BATCH, LEVELS, LOSS_LEVELS = 8, 4, 8
 CHUNK = 25
+
+
+class Kept:
+    """A source that encodes every batch once: the variants of a part see the same ones."""
+
+    def __init__(self, source: MiniatureSource) -> None:
+        self.source = source
+        self.batches: dict[tuple[int, int, int], Batch] = {}
+
+    def __call__(self, step: int, part: int, process: int) -> Batch:
+        key = step, part, process
+        if key not in self.batches:
+            self.batches[key] = self.source(*key)
+        return self.batches[key]
 
 
 class Trainings:
@@ -49,25 +64,27 @@ class Trainings:
         self.vlm = load_vlm(folder / "vlm", self.device)
         self.vae = from_wan(load_file(folder / "vae.safetensors")).to(self.device)
         self.examples = heldout_examples(count, 4711, "caption")
+        self.from_text = Kept(MiniatureSource(self.vlm, self.vae, BATCH))
 
     def config(self, pooling: str, refiner: int) -> DiTConfig:
         return DiTConfig(**SIZES, txtdim=self.vlm.width, txtlayers=len(self.vlm.taps), pooling=pooling, refiner=refiner)
 
-    def trained(self, pooling: str, refiner: int = 2) -> SingleStreamDiT:
-        """The averaged weights of a variant, trained now or found in ``work``."""
+    def trained(self, pooling: str = "lap", refiner: int = 2) -> SingleStreamDiT:
+        """The averaged weights of a variant, trained from nothing now or found in ``work``."""
         config = self.config(pooling, refiner)
-        settings = TrainingSettings(steps=self.steps, levels=LEVELS, lr=4e-3, pooling_lr=1e-3,
-                                    warmup=min(60, self.steps // 4), level_mean=0.6, ema=0.99, score_every=0,
-                                    keep_every=100)
         torch.manual_seed(0)
         dit = SingleStreamDiT(config).initialise(torch.Generator().manual_seed(0))
-        source = MiniatureSource(self.vlm, self.vae, BATCH)
-        out = self.work / f"{pooling.replace(':', '_')}_{refiner}_{self.steps}"
+        return self.train(dit, config, self.from_text, self.steps, f"{pooling.replace(':', '_')}_{refiner}")
+
+    def train(self, dit: SingleStreamDiT, config: DiTConfig, source: Kept, steps: int, name: str) -> SingleStreamDiT:
+        """``dit`` after ``steps`` steps, averaged; a run of that name and length goes on where it was interrupted."""
+        settings = TrainingSettings(steps=steps, levels=LEVELS, lr=4e-3, pooling_lr=1e-3, warmup=min(60, steps // 4),
+                                    level_mean=0.6, ema=0.99, score_every=0, keep_every=100)
         began = time.monotonic()
-        trainer = Trainer(FlowMatching(dit), source, settings, out)
+        trainer = Trainer(FlowMatching(dit), source, settings, self.work / f"{name}_{steps}")
         weights = trainer.run()
         trainer.close()
-        print(f"{pooling}, {refiner} refiner blocks: {time.monotonic() - began:.0f} s", flush=True)
+        print(f"{name}, {steps} steps: {time.monotonic() - began:.0f} s", flush=True)
         return load_weights(SingleStreamDiT(config), weights).eval().to(self.device)
 
     @torch.no_grad()
@@ -121,3 +138,16 @@ class Trainings:
         tallies = {name: self.tally(self.trained("lap", blocks))
                    for name, blocks in {"with refiner": 2, "without refiner": 0}.items()}
         return compared(self.budget(), tallies, {"without refiner": "with refiner"})
+
+    def editing(self) -> Part:
+        """(g)"""
+        config, more = self.config("lap", 2), max(2, self.steps // 2)
+        tallies = {"before": self.tally(self.trained())}
+        for name, mix in {"after editing": EDIT_STAGE, "as long without editing": TEXT_STAGE}.items():
+            source = Kept(MiniatureSource(self.vlm, self.vae, BATCH, ((0, mix),), seed=1))
+            tallies[name] = self.tally(self.train(self.trained(), config, source, more, name.replace(" ", "_")))
+        return compared(
+            f"{self.budget()} 'Before' is the variant with LAP of (a). Both others go on from it for {more} steps: one "
+            f"with edits by one picture in {EDIT_STAGE.edit:.0%} of the conditions, the other with text to image and "
+            f"reconstruction as before.", tallies,
+            {"after editing": "as long without editing", "before": "as long without editing"})

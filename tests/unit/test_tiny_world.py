@@ -1,10 +1,12 @@
 """The drawn world: scenes, renderer, words and scorer."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from unifusion.tiny import prompts
 from unifusion.tiny.prompts import described_edit, edit_instruction, two_picture_instruction, user_prompt
 from unifusion.tiny.render import foreground, render, render_batch, sample_jitter
 from unifusion.tiny.scene import (
@@ -23,6 +25,7 @@ from unifusion.tiny.scene import (
 )
 from unifusion.tiny.scorer import read_scene, score, score_things
 from unifusion.tiny.text import PromptSpec, Stated, caption, keeps_attributes, parse_caption
+from unifusion.tiny.tokenizer import unknown_words
 
 
 @pytest.fixture
@@ -80,6 +83,17 @@ def test_prompts_state_what_their_specification_says(rng):
         assert keeps_attributes(spec, scene)
         for stated in spec.things:
             assert stated.shape is None or len(text) > 3
+
+
+def test_wordings_of_tests_are_not_in_training_and_the_shipped_model_knows_the_words_of_training():
+    tables = [table for table in vars(prompts).values() if isinstance(table, dict) and {"train", "test"} <= set(table)]
+    assert len(tables) == 11
+    for table in tables:
+        flat = {split: {words for part in table[split] for words in ([part] if isinstance(part, str) else part)}
+                for split in table}
+        assert not flat["train"] & (flat["test"] | flat.get("fresh", set()))
+        for wording in flat["train"] | flat["test"]:
+            assert not unknown_words(re.sub(r"{\w+}", "", wording)), wording
 
 
 def test_keeps_attributes_sees_every_difference():

@@ -1,7 +1,8 @@
 """What a creator might type: prompts, edit instructions and instructions about two pictures, in varied English.
 
 Every table has wordings for training and wordings that only tests use, so that a score can be given for
-paraphrases never seen.  ``split`` is ``"train"`` or ``"test"``; ``rng`` is a numpy Generator.
+paraphrases never seen.  ``split`` is ``"train"`` or ``"test"`` (prompts also have ``"fresh"``, a second set of
+tests); ``rng`` is a numpy Generator.
 """
 
 from __future__ import annotations
@@ -33,59 +34,91 @@ ROWS, COLUMNS = (("top", "upper"), ("middle", "center"), ("bottom", "lower")), (
 PROMPTS = {  # without a background / with one
     "train": (("{things}", "{things}", "a picture of {things}", "an image with {things}", "draw {things}",
                "i want {things}", "show me {things}", "please paint {things}", "create an image of {things}",
-               "a drawing of {things}", "a photo of {things}", "make a picture with {things}"),
+               "a drawing of {things}", "a photo of {things}", "make a picture with {things}", "there is {things}",
+               "give me {things}", "please show {things}", "i want to see {things}", "now draw {things}",
+               "the picture should show {things}", "let there be {things}", "a picture with {things}, please"),
               ("{things} on a {b} background", "{things}, {b} background", "{things} on {b}",
                "a picture of {things} on a {b} background", "a {b} background with {things}",
                "draw {things} on a {b} background", "on a {b} background there is {things}", "{b} background: {things}",
                "an image with {things} and a {b} background", "please paint {things} on {b}",
-               "on {b}, {things}", "show me {things} in front of a {b} background", "a {b} picture with {things}")),
+               "on {b}, {things}", "show me {things} in front of a {b} background", "a {b} picture with {things}",
+               # Words like "and", "on it" or "in front" may join a background and things as well as two things.
+               "a {b} background and {things}", "{b} background with {things} on it", "{b} background and {things}",
+               "make a {b} background and put {things} on top", "use a {b} background and draw {things}",
+               "a {b} background and on top of it {things}", "draw a {b} background with {things} in front",
+               "create a {b} background and place {things} in front of it", "i want a {b} background and {things}",
+               "take a {b} background, add {things}", "there is a {b} background with {things} on top of it",
+               "let the background be {b} and draw {things}", "the background is {b} and on it there is {things}",
+               "background {b}, {things}", "make the background {b} and show {things}",
+               "first a {b} background and {things} on it",
+               "{things}, the background is {b}", "{things} and a {b} background", "{things} with a {b} background",
+               "draw {things}, use {b} for the background", "show {things} and let the background be {b}",
+               "i want {things} and i want the background to be {b}", "{things}, and the background should be {b}")),
     "test": (("let me see {things}", "can you draw {things}?", "generate {things}", "there should be {things}"),
              ("{things} against a {b} background", "paint a {b} background and on it {things}",
               "please draw {things} and make the background {b}", "an image of {things} in front of {b}")),
+    # A second set of tests, written before the wordings of training were extended and tried once, at the end.
+    "fresh": (("could you paint {things} for me?", "a scene with {things}", "please show {things} in the image",
+               "i need {things}"),
+              ("a {b} background, in front of it {things}", "{things}, all on a {b} background",
+               "let me see {things} on a {b} background",
+               "i need a {b} background and there should be {things} on it")),
 }
 RECOLOUR = {
     "train": ("make {t} {c}", "paint {t} {c}", "recolor {t} to {c}", "change the color of {t} to {c}",
               "turn {t} {c}", "{t} should be {c}", "change {t} to {c}", "i want {t} in {c}", "color {t} {c}",
-              "let {t} be {c}"),
+              "let {t} be {c}", "make the color of {t} {c}", "use {c} for {t}", "please change {t} to {c}",
+              "now make {t} {c}", "set the color of {t} to {c}", "{t} in {c}, please"),
     "test": ("give {t} a {c} color", "please make {t} {c}", "the color of {t} should be {c}", "can you paint {t} {c}?"),
 }
 REPLACE = {
     "train": ("replace {t} with {s}", "turn {t} into {s}", "change {t} into {s}", "swap {t} for {s}",
               "make {t} {s}", "{t} should be {s}", "put {s} in the place of {t}", "i want {s} instead of {t}",
-              "replace {t} by {s}"),
+              "replace {t} by {s}", "please replace {t} with {s}", "remove {t} and put {s} there", "now make {t} {s}",
+              "show {s} in the place of {t}", "instead of {t} draw {s}"),
     "test": ("use {s} instead of {t}", "please turn {t} into {s}", "let {t} be {s}", "exchange {t} for {s}"),
 }
 ADD = {
     "train": ("add {a}", "put {a}", "place {a}", "draw {a} too", "also show {a}", "there should also be {a}",
-              "add {a} to the picture", "insert {a}", "i also want {a}", "and now {a} too", "add another thing: {a}"),
+              "add {a} to the picture", "insert {a}", "i also want {a}", "and now {a} too", "add another thing: {a}",
+              "now add {a}", "please put {a} there too", "give me {a} too", "i want to see {a} too", "also {a}"),
     "test": ("please add {a}", "can you put {a} into the picture?", "also draw {a}", "include {a}"),
 }
 REMOVE = {
     "train": ("remove {t}", "delete {t}", "erase {t}", "take {t} away", "get rid of {t}", "{t} should go",
-              "take away {t}", "i want the picture without {t}", "remove {t} from the picture", "no {t_bare}"),
+              "take away {t}", "i want the picture without {t}", "remove {t} from the picture", "no {t_bare}",
+              "please remove {t}", "show it without {t}", "do not show {t}", "i want no {t_bare}", "let {t} go",
+              "please take {t} away", "the picture without {t}", "now without {t}"),
     "test": ("please delete {t}", "can you remove {t}?", "the same without {t}", "i do not want {t}"),
 }
 MOVE = {
     "train": ("move {t} {p}", "put {t} {p}", "shift {t} {p}", "place {t} {p}", "{t} should be {p}",
-              "change the position of {t}: {p}", "i want {t} {p}", "bring {t} {p}", "move {t} so that it is {p}"),
+              "change the position of {t}: {p}", "i want {t} {p}", "bring {t} {p}", "move {t} so that it is {p}",
+              "please put {t} {p}", "now move {t} {p}", "set {t} {p}", "take {t} and put it {p}", "show {t} {p}"),
     "test": ("please move {t} {p}", "can you shift {t} {p}?", "let {t} be {p}", "{t} belongs {p}"),
 }
 BACKGROUND = {
     "train": ("change the background to {b}", "make the background {b}", "use a {b} background",
               "put it on a {b} background", "{b} background", "the background should be {b}", "turn the background {b}",
-              "i want a {b} background", "replace the background with {b}", "the same on {b}"),
+              "i want a {b} background", "replace the background with {b}", "the same on {b}",
+              "please use a {b} background", "let the background be {b}", "color the background {b}",
+              "put everything on {b}", "now on a {b} background", "recolor the background to {b}"),
     "test": ("please make the background {b}", "paint the background {b}", "set the background to {b}",
              "the same picture on a {b} background"),
 }
 TWO_BACKGROUND = {
     "train": ("put {g} of {pg} on the background of {pb}", "{g} of {pg} on the background of {pb}",
               "show {g} from {pg} with the background of {pb}", "use the background of {pb} for {g} of {pg}",
-              "only {g} from {pg}, background from {pb}"),
+              "only {g} from {pg}, background from {pb}", "place {g} from {pg} on the background from {pb}",
+              "use {g} of {pg} and the background from {pb}", "i want {g} of {pg} on the background of {pb}",
+              "the background of {pb} with {g} from {pg}", "take the background of {pb} and put {g} of {pg} on it"),
     "test": ("take {g} of {pg} and the background of {pb}", "draw {g} from {pg} on the background from {pb}"),
 }
 TWO_INSERT = {
     "train": ("put {g} of {pg} into {pb}", "add {g} of {pg} to {pb}", "insert {g} from {pg} into {pb}",
-              "{pb} with {g} from {pg}", "keep {pb} and add {g} of {pg}"),
+              "{pb} with {g} from {pg}", "keep {pb} and add {g} of {pg}", "place {g} of {pg} in {pb}",
+              "i want {g} from {pg} in {pb}", "bring {g} of {pg} into {pb}", "show {pb} with {g} of {pg}",
+              "use {pb} and insert {g} from {pg}", "move {g} of {pg} to {pb}"),
     "test": ("please put {g} from {pg} in {pb}", "take {g} of {pg} and put it into {pb}"),
 }
 TWO_PAIR = {
@@ -93,7 +126,11 @@ TWO_PAIR = {
               "combine {g} from {pg} with {h} from {ph}, background of {pb}",
               "{g} of {pg} and {h} of {ph} on the background of {pb}",
               "show {g} from {pg} together with {h} from {ph} and use the background of {pb}",
-              "a picture with {g} of {pg} and {h} of {ph}, background from {pb}"),
+              "a picture with {g} of {pg} and {h} of {ph}, background from {pb}",
+              "place {g} from {pg} and {h} from {ph} on the background of {pb}",
+              "use {g} of {pg}, {h} of {ph} and the background of {pb}",
+              "take the background of {pb} and put {g} of {pg} and {h} of {ph} on it",
+              "i want {g} from {pg} together with {h} of {ph} on the background from {pb}"),
     "test": ("take {g} of {pg} and {h} of {ph} and put both on the background of {pb}",
              "draw {g} from {pg} and {h} from {ph} with the background of {pb}"),
 }

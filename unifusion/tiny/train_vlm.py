@@ -6,14 +6,14 @@ The learning rate is constant and falls linearly over the last 30% of ``--steps`
 
 ``--refine CHECKPOINT`` is the second stage: captions are learned by then, so rewriting, edits and pairs get most of a
 step, at a lower rate.  The heads are frozen, which keeps every attribute readable along the same directions of the
-states, so that a diffusion transformer trained before this stage goes on with the new states.
+states, so that a diffusion transformer trained before this stage goes on with the new states.  A folder of frozen
+weights, which has no heads, can be refined as well: new ones are fitted to its states first.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import time
 from pathlib import Path
 
@@ -27,7 +27,8 @@ from .chats import ChatTokenizer
 from .qwen3vl import IMAGE_TOKENS, Qwen3VL, VLMConfig
 from .render import render, sample_jitter
 from .scene import sample_scene
-from .tokenizer import build_tokenizer, load_tokenizer
+from .tokenizer import build_tokenizer, copy_tokenizer, load_tokenizer
+from .vlm import load_vlm
 from .vlm_decode import evaluate, held_out_examples
 from .vlm_heads import Heads, picture_labels, text_labels
 from .vlm_tasks import (
@@ -44,9 +45,10 @@ from .vlm_tasks import (
 MIX = (((rewrite_example, 20), (described_edit_example, 8)),
        ((caption_example, 12), (edit_example, 20)),
        ((two_pictures_example, 6), (tiles_example, 2)))
-REFINE_MIX = (((rewrite_example, 24), (described_edit_example, 8)),
+REFINE_MIX = (((rewrite_example, 28), (described_edit_example, 8)),
               ((caption_example, 4), (edit_example, 24)),
-              ((two_pictures_example, 12), (tiles_example, 2)))
+              ((two_pictures_example, 18), (tiles_example, 2)))
+FIT_STEPS, FIT_RATE = 150, 1e-2  # of new heads to frozen states
 REFINE_RATE = 0.6  # of the first stage's learning rates
 PICTURES_IN_WARM_UP = 64
 TEXT_HEAD, PICTURE_HEAD, TOWER_HEAD, SCALE = 0.5, 0.3, 0.1, 0.02  # weights beside the next-word loss
@@ -60,7 +62,8 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     parser.add_argument("--stop-at", type=int, help="stop with a checkpoint at this step")
     parser.add_argument("--warm-up", type=int, default=400, help="steps of the vision tower alone")
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--refine", type=Path, metavar="CHECKPOINT", help="second stage, from a finished first one")
+    parser.add_argument("--refine", type=Path, metavar="CHECKPOINT",
+                        help="second stage, from a finished first one or from a folder of frozen weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -184,25 +187,45 @@ class Notes(dict):
         return {key: round(sum(values) / len(values), 3) for key, values in self.items() if values}
 
 
+def fit_heads(model, heads, tokenizer, seed: int, steps: int, mix) -> dict[str, float]:
+    """Fit linear heads to the states of a model that does not change and needs no gradients afterwards.
+
+    Returns:
+        Mean losses and shares of right answers by head, over the last fifth of the steps.
+    """
+    model.requires_grad_(False)
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=FIT_RATE)
+    early, late = Notes(), Notes()
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = FIT_RATE * learning_rate(step, steps)
+        optimizer.zero_grad()
+        train_step(model, heads, tokenizer, np.random.default_rng((seed, step, 2)), mix, 1,
+                   late if step >= int(0.8 * steps) else early)
+        optimizer.step()
+    return late.means()
+
+
 def main(arguments=None) -> None:
     args = parse_arguments(arguments)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     words = args.out / "tokenizer"
+    frozen = args.refine is not None and args.refine.is_dir()
     if args.refine:
-        shutil.copytree(args.refine.parent / "tokenizer", words, dirs_exist_ok=True)
+        copy_tokenizer(args.refine if frozen else args.refine.parent / "tokenizer", words)
     elif not words.exists():
         build_tokenizer(words)
     tokenizer = ChatTokenizer(load_tokenizer(words))
     model = Qwen3VL(VLMConfig(vocab_size=len(tokenizer.tokenizer)))
     model.initialise()
     heads = Heads(model.config)
-    if args.refine:
+    if frozen:
+        model.load_state_dict(load_vlm(args.refine).model.state_dict())
+    elif args.refine:
         saved = torch.load(args.refine, map_location="cpu", weights_only=True)
         model.load_state_dict(saved["model"])
         heads.load_state_dict(saved["heads"])
-        heads.requires_grad_(False)
     model.to(args.device)
     heads.to(args.device)
     plain = Qwen3VL(model.config).to(args.device)  # for decoding, whose shapes would be compiled again and again
@@ -219,6 +242,11 @@ def main(arguments=None) -> None:
         heads.load_state_dict(saved["heads"])
         optimizer.load_state_dict(saved["optimizer"])
         step = saved["step"]
+    elif frozen:
+        plain.load_state_dict(model.state_dict())
+        fitted = fit_heads(plain, heads, tokenizer, args.seed, FIT_STEPS, REFINE_MIX)
+        print("heads fitted to the frozen states:", fitted, flush=True)
+    heads.requires_grad_(not args.refine)
 
     def save() -> None:
         state = dict(model=model.state_dict(), heads=heads.state_dict(), optimizer=optimizer.state_dict(), step=step,

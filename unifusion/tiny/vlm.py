@@ -12,7 +12,6 @@ Files of a folder: ``model.safetensors`` (bfloat16, parameter names of ComfyUI's
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from torch import Tensor
 from . import MINIATURE
 from .chats import Chat, ChatTokenizer
 from .qwen3vl import Qwen3VL, VLMConfig
-from .tokenizer import build_tokenizer, load_tokenizer
+from .tokenizer import build_tokenizer, copy_tokenizer, load_tokenizer
 
 BUNDLED = MINIATURE / "vlm"
 
@@ -151,7 +150,7 @@ def save_vlm(model: Qwen3VL, folder: str | Path, tokenizer_folder: str | Path | 
     if tokenizer_folder is None:
         build_tokenizer(folder)
     else:
-        shutil.copytree(tokenizer_folder, folder, dirs_exist_ok=True)
+        copy_tokenizer(tokenizer_folder, folder)
     save_file({name: p.detach().to("cpu", torch.bfloat16).contiguous() for name, p in model.state_dict().items()},
               folder / "model.safetensors")
     config = transformers_config(model.config, load_tokenizer(folder))
