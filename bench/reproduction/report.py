@@ -65,7 +65,8 @@ def plot(key: str, part: dict, path: Path) -> None:
         own = [f for f in figures if f.variant == variant]
         rows = [measures.index(f.measure) + 0.8 * ((number + 0.5) / len(variants) - 0.5) for f in own]
         values = [f.value for f in own]
-        errors = [[f.value - f.low for f in own], [f.high - f.value for f in own]]
+        # At 0 and 100% an interval's end may be 1e-15 off, which errorbar refuses.
+        errors = [[max(0.0, f.value - f.low) for f in own], [max(0.0, f.high - f.value) for f in own]]
         axes.errorbar(values, rows, xerr=errors, fmt="o", markersize=4, capsize=2, label=variant,
                       color=colors(0.9 * number / max(1, len(variants) - 1)))
     axes.set_yticks(range(len(measures)), measures)

@@ -52,12 +52,15 @@ def within(minutes: float | None, items: Iterable[Asked]) -> Iterator[tuple[int,
         yield number, item
 
 
-def prompts(count: int, seed: int, detail: float | None) -> list[Asked]:
-    """Text-to-image prompts; ``detail`` is the chance of each attribute to be said, None draws it for each."""
+def prompts(count: int, seed: int, detail: float | None, split: str = "test") -> list[Asked]:
+    """Text-to-image prompts; ``detail`` is the chance of each attribute to be said, None draws it for each.
+
+    ``split``: the wordings of tests, or ``"fresh"`` for the second set of them.
+    """
     rng, made = np.random.default_rng(seed), []
     for _ in range(count):
         scene = world.sample_scene(rng, held_out=True)
-        prompt, spec = user_prompt(scene, rng, "test", detail)
+        prompt, spec = user_prompt(scene, rng, split, detail)
         made.append(Asked(prompt, scene, spec))
     return made
 
