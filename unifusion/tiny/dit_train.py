@@ -2,6 +2,9 @@
 
 Needs the frozen VLM and VAE. Two processes on a CPU, or several GPUs, through torchrun or
 ``accelerate launch``; the settings count pictures of one process.
+
+``--refine FILE`` goes on from finished weights, for instance after the VLM was refined: the tasks of the last stage
+from the first step on, lower rates, and no heads, which are not kept with the weights.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from safetensors.torch import load_file
 from ..dit import DiTConfig, SingleStreamDiT
 from ..training.objective import FlowMatching
 from ..training.sampling import sample
-from ..training.trainer import Trainer, TrainingSettings, generator_for
+from ..training.trainer import Trainer, TrainingSettings, generator_for, load_weights
 from . import scene as world
 from .chats import Chat
 from .data import EDIT_STAGE, TEXT_STAGE, TOKEN_CLASSES, Example, MiniatureSource, encode_chats
@@ -33,6 +36,7 @@ from .vlm import FrozenVLM, load_vlm
 
 DIT = DiTConfig(features=256, heads=2, kvheads=1, layers=6, txtdim=240, txtlayers=4)
 CONDITION_TOKENS = 52  # 16 of a picture and 35 of the longest caption; raw prompts stay below 44
+REFINE_RATE = 0.3  # of the learning rates of a training from nothing
 ATTRIBUTES = ("color", "shape", "size", "texture")
 
 
@@ -44,6 +48,7 @@ class DiTRun:
         batch: conditions in a step of one process; each serves ``training.levels`` noise levels.
         edits_from: share of the run after which edits with one reference join.
         length: fixed number of condition tokens, 0 for the longest of each batch.
+        start: finished weights to go on from; None trains from nothing.
     """
 
     training: TrainingSettings
@@ -53,6 +58,7 @@ class DiTRun:
     features_at: int = 4
     token_weight: float = 0.25
     foreground_weight: float = 3.0
+    start: Path | None = None
 
 
 def heldout_examples(count: int, seed: int, task: str, detail: float | None = None) -> list[Example]:
@@ -134,10 +140,13 @@ def train(
     settings = run.training
     dit = SingleStreamDiT(config).initialise(torch.Generator().manual_seed(settings.seed))
     torch.manual_seed(settings.seed)  # the heads'
-    objective = FlowMatching(dit, TOKEN_CLASSES, run.features_at, run.token_weight)
+    classes, stages = TOKEN_CLASSES, ((0, TEXT_STAGE), (int(run.edits_from * settings.steps), EDIT_STAGE))
+    if run.start:
+        load_weights(dit, run.start)
+        classes, stages = (), ((0, EDIT_STAGE),)
+    objective = FlowMatching(dit, classes, run.features_at, run.token_weight)
     source = MiniatureSource(
-        vlm, vae, run.batch, ((0, TEXT_STAGE), (int(run.edits_from * settings.steps), EDIT_STAGE)),
-        run.length or None, run.foreground_weight, settings.seed,
+        vlm, vae, run.batch, stages, run.length or None, run.foreground_weight, settings.seed
     )
     trainer = Trainer(objective, source, settings, out, build_scorer(vlm, vae))
     trainer.accelerator.print(f"{sum(p.numel() for p in dit.parameters()) / 1e6:.2f} M parameters")
@@ -151,6 +160,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--vlm", type=Path, required=True, help="folder of the frozen VLM")
     parser.add_argument("--vae", type=Path, required=True, help="Wan 2.1 layout file of the frozen VAE")
+    parser.add_argument("--refine", type=Path, metavar="FILE", help="go on from finished weights, at lower rates")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--until", type=int, default=None, help="stop after this step of the run")
     parser.add_argument("--batch", type=int, default=DiTRun.batch, help="conditions in a step of one process")
@@ -161,14 +171,15 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    rate = REFINE_RATE if arguments.refine else 1.0
     training = TrainingSettings(
-        steps=arguments.steps, levels=arguments.levels, lr=4e-3, pooling_lr=1e-3, warmup=40, level_mean=0.6,
+        steps=arguments.steps, levels=arguments.levels, lr=rate * 4e-3, pooling_lr=rate * 1e-3, warmup=40, level_mean=0.6,
         keep_every=100, score_every=arguments.score_every, seed=arguments.seed, compile=not arguments.no_compile,
     )
     rank = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
     vae = from_wan(load_file(arguments.vae)).to(device)
-    run = DiTRun(training, batch=arguments.batch, length=CONDITION_TOKENS)
+    run = DiTRun(training, batch=arguments.batch, length=CONDITION_TOKENS, start=arguments.refine)
     train(arguments.out, load_vlm(arguments.vlm, device), vae, run, until=arguments.until)
 
 

@@ -44,7 +44,7 @@ class Budget:
 
 
 BUDGETS = {
-    "cpu": Budget(1900, 1300, 900, 6000, 1, 16, 2, "about 6 hours on 2 idle cores with AMX (from measured times of a step)"),
+    "cpu": Budget(1900, 1300, 2600, 6000, 1, 16, 2, "about 7 hours on 2 idle cores with bfloat16 (from times of a step)"),
     "cuda": Budget(4000, 4000, 3000, 30000, 2, 128, 1, "about 1.5 hours on one data-centre GPU (estimated, not measured)"),
 }
 
