@@ -1,8 +1,11 @@
 """What the miniature's DiT is trained on: the token rule, the targets, and a few steps of it all."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 pytest.importorskip("accelerate")
 
@@ -26,7 +29,7 @@ from unifusion.tiny.render import render
 from unifusion.tiny.text import caption
 from unifusion.tiny.vae import StillVAE
 from unifusion.tiny.vlm import FrozenVLM, load_vlm, save_vlm
-from unifusion.training.trainer import TrainingSettings
+from unifusion.training.trainer import TrainingSettings, load_weights
 
 TASKS = ("caption", "prompt", "empty", "reconstruct", "edit")
 
@@ -131,8 +134,23 @@ def test_a_few_steps_train_and_draw(vlm, vae, tmp_path, monkeypatch):
     settings = TrainingSettings(steps=3, levels=2, keep_every=0, score_every=0, log_every=1)
     weights = train(tmp_path, vlm, vae, DiTRun(settings, batch=2, features_at=1), config)
     dit = SingleStreamDiT(config)
-    from unifusion.training.trainer import load_weights
-
     chats = [example.chat for example in heldout_examples(2, 0, "caption")]
     pictures = draw(load_weights(dit, weights), vlm, vae, chats, [False, False], seed=0, steps=2)
     assert pictures.shape == (2, 128, 128, 3) and pictures.dtype == np.uint8
+
+
+def test_refining_goes_on_from_finished_weights_with_edits_from_the_first_step(vlm, vae, tmp_path, monkeypatch):
+    sources = []
+    monkeypatch.setattr("unifusion.tiny.dit_train.build_scorer", lambda *_: None)
+    monkeypatch.setattr("unifusion.tiny.dit_train.MiniatureSource",
+                        lambda *more: sources.append(MiniatureSource(*more)) or sources[-1])
+    config = DiTConfig(features=128, heads=1, kvheads=1, layers=2, txtdim=240, txtlayers=4)
+    settings = TrainingSettings(steps=2, lr=1e-4, pooling_lr=1e-4, levels=2, keep_every=0, score_every=0, log_every=1)
+    first = train(tmp_path / "first", vlm, vae, DiTRun(settings, batch=2, features_at=1), config)
+    second = train(tmp_path / "second", vlm, vae, DiTRun(settings, batch=2, features_at=1, start=first), config)
+    assert [source.stages[0][1] for source in sources] == [TEXT_STAGE, EDIT_STAGE]
+    before, after = load_file(first), load_file(second)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert all(torch.allclose(before[name].float(), after[name].float(), atol=0.01) for name in before)
+    log = [json.loads(line) for line in (tmp_path / "second" / "log.jsonl").read_text().splitlines()]
+    assert "flow" in log[0] and "tokens" not in log[0]
