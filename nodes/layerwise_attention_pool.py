@@ -28,8 +28,8 @@ class LayerwiseAttentionPool(io.ComfyNode):
                 HiddenStatesSocket.Input("negative", optional=True,
                                          tooltip="Needed only at CFG above 1. VLM Encode and VERIFI Rewrite give one."),
                 HiddenStatesSocket.Input("images_only", optional=True,
-                                         tooltip="For separate image guidance: the pictures without text (the 'negative' "
-                                                 "output of the encode that has the pictures)."),
+                                         tooltip="For separate image guidance: the pictures without text, that is an "
+                                                 "encode of an empty prompt with the pictures."),
                 io.Autogrow.Input("join", optional=True, template=io.Autogrow.TemplatePrefix(
                     HiddenStatesSocket.Input("states", tooltip="Hidden states to join."), prefix="states", min=0, max=8),
                     tooltip="Further hidden states, joined to the positive before pooling so that they are mixed."),

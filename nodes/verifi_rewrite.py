@@ -77,7 +77,8 @@ class VerifiRewrite(io.ComfyNode):
             outputs=[
                 HiddenStatesSocket.Output("hidden_states", display_name="hidden states"),
                 HiddenStatesSocket.Output("negative", display_name="negative",
-                                          tooltip="The empty prompt with the same pictures: the usual negative."),
+                                          tooltip="The usual negative: the empty prompt, with the same pictures "
+                                                  "for Krea 2, without them for the miniature."),
                 io.String.Output("text", display_name="text", tooltip="What was written."),
                 io.String.Output("report", display_name="report"),
             ],

@@ -39,7 +39,8 @@ class VLMEncode(io.ComfyNode):
             outputs=[
                 HiddenStatesSocket.Output("hidden_states", display_name="hidden states"),
                 HiddenStatesSocket.Output("negative", display_name="negative",
-                                          tooltip="The empty prompt with the same pictures: the usual negative."),
+                                          tooltip="The usual negative: the empty prompt, with the same pictures "
+                                                  "for Krea 2, without them for the miniature."),
                 io.String.Output("report", display_name="report"),
             ],
         )

@@ -25,6 +25,7 @@ class Profile:
         window: tokens the DiT was trained with, 0 if unknown.
         image_pixels: picture area given to the VLM by default, in pixels.
         min_side: smallest side a picture may have for the VLM, in pixels.
+        negative_pictures: whether the usual negative, the empty prompt, holds the pictures of the positive too.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Profile:
     window: int
     image_pixels: int
     min_side: int = 32
+    negative_pictures: bool = True
 
 
 PROFILES: dict[str, Profile] = {p.key: p for p in (
@@ -44,7 +46,10 @@ PROFILES: dict[str, Profile] = {p.key: p for p in (
     Profile("krea2", "Krea 2", (2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 35), KREA2_SYSTEM, "faithful detail",
             "everything after the system prompt", "everything after the system prompt", 512, 384 * 384),
     Profile("miniature", "UniFusion miniature", (1, 3, 5, 7), VERIFI_SYSTEM, "miniature",
-            "images and prompt", "images and rewritten text", 160, 128 * 128),
+            "images and prompt", "images and rewritten text", 160, 128 * 128,
+            # Its unconditional training had no picture. Pictures alone mean "draw this again" to it; guidance away from
+            # that overdoes every change: half of the recoloured things lost their texture or shape.
+            negative_pictures=False),
     Profile("qwen3vl", "Qwen3-VL", (), KREA2_SYSTEM, "faithful detail",
             "everything after the system prompt", "images and rewritten text", 0, 384 * 384),
 )}

@@ -39,7 +39,7 @@ def drawn(graph):
 
 def test_rewrites_keep_every_stated_attribute(drawn):
     scenes = [(asked, parse_caption(text)) for asked, text, _ in drawn]
-    assert sum(scene is not None and keeps_attributes(asked.spec, scene) for asked, scene in scenes) >= 5
+    assert sum(scene is not None and keeps_attributes(asked.spec, scene) for asked, scene in scenes) >= 9
 
 
 def test_the_background_is_the_asked_one(drawn):
@@ -47,7 +47,7 @@ def test_the_background_is_the_asked_one(drawn):
 
 
 def test_whole_pictures_are_right(drawn):
-    assert sum(found == asked.scene for asked, _, found in drawn) >= 5  # by chance none
+    assert sum(found == asked.scene for asked, _, found in drawn) >= 7  # by chance none
 
 
 def test_edits_make_the_change_and_keep_the_rest(graph):
@@ -58,7 +58,7 @@ def test_edits_make_the_change_and_keep_the_rest(graph):
     for seed, asked in enumerate(edits(COUNT, seed=2)):
         picture = graph.picture(graph.verifi(asked.prompt, asked.pictures), seed)
         checks.append(edit_checks(read_scene(picture), asked))
-    assert sum(all(check["change made"]) for check in checks) >= 6
+    assert sum(all(check["change made"]) for check in checks) >= 8
     assert sum(all(check["rest kept"]) for check in checks) >= 6
 
 
@@ -68,7 +68,7 @@ def test_two_references_never_trained_on_are_both_used(graph):
 
     found = [(asked, read_scene(graph.picture(graph.verifi(asked.prompt, asked.pictures), seed)))
              for seed, asked in enumerate(pairs(COUNT, seed=3))]
-    assert sum(scene == asked.scene for asked, scene in found) >= 2  # by chance none
+    assert sum(scene == asked.scene for asked, scene in found) >= 5  # by chance none
 
 
 def test_the_seed_decides_the_picture(graph):

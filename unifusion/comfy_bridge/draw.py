@@ -47,8 +47,8 @@ def guider(model, positive, negative, images_only, cfg: float, image_guidance: f
                          f"encode node through Layerwise Attention Pool, or set CFG to 1.")
     if split and needs_negative and _equal(negative, images_only):
         raise ValueError(f"Image guidance {image:g} has nothing to act on: 'negative' and 'images only' are the same. "
-                         f"Encode an empty prompt without pictures for the pool's negative, and connect the 'negative' "
-                         f"output of the encode that has the pictures to the pool's images_only.")
+                         f"For the pool's negative encode an empty prompt without pictures, for its images_only an empty "
+                         f"prompt with them.")
     if split and "sampler_cfg_function" in model.model_options:
         raise ValueError("This MODEL carries a CFG function of its own (such as RescaleCFG), which knows one scale "
                          "only. Remove that node, or set image guidance to -1.")

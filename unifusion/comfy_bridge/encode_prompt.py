@@ -69,7 +69,11 @@ def encode_selected(vlm: VLM, profile: Profile, system: str, prompt: str | Seque
 
 def empty_prompt(vlm: VLM, profile: Profile, system: str, references: Sequence[PreparedReference],
                  taps: tuple[int, ...], selection: str, precision: str) -> HiddenStates:
-    """The usual negative: the empty prompt with the same pictures; kept, since it does not depend on the prompt."""
+    """The usual negative: the empty prompt, with the same pictures where the profile says so.
+
+    It is kept, since it does not depend on the prompt.
+    """
+    references = references if profile.negative_pictures else ()
     pictures = tuple((tuple(map(fingerprint, r.views)), r.label, r.strength, r.start, r.end) for r in references)
     return negative_store(vlm).get(
         (system, pictures, taps, selection, precision, vlm.clip.patcher.patches_uuid),
