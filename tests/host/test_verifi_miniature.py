@@ -47,7 +47,7 @@ def test_the_text_ends_by_itself_and_is_what_conditions(rewrite):
 def test_its_negative_holds_no_picture_as_in_its_training(rewrite, bridge, clip):
     images = {"image0": torch.tensor([1.0, 0.2, 0.2]).expand(1, 128, 128, 3).clone()}
     states, negative, *_ = rewrite("make it green", images=images)
-    encoded = bridge("encode_prompt").run(clip, "make it green", "auto", "as the profile", "", "", "auto", None, images)
+    encoded = bridge("encode_prompt").run(clip, "make it green", "auto", "as the profile", "", "", "fp32", None, images)
     plain = rewrite("make it green")[1]
     assert "image 1" in states.count_by_role() and "image 1" in encoded[0].count_by_role()
     assert torch.equal(negative.states, plain.states) and torch.equal(encoded[1].states, plain.states)
