@@ -104,7 +104,7 @@ def test_states_and_positions_equal_transformers(krea2_clip, bridge, qwen3vl, si
 def test_every_image_token_knows_its_image(krea2_clip, bridge):
     run = bridge("encode_prompt").run
     images = {"image0": picture(64, 96, 0), "image1": picture(128, 64, 1).repeat(2, 1, 1, 1)}
-    hidden, negative, _ = run(krea2_clip, "x", "miniature", "images and prompt", "", "2, 5", "fp32", None, images)
+    hidden, negative, _ = run(krea2_clip, "x", "qwen3vl", "images and prompt", "", "2, 5", "fp32", None, images)
     counts = hidden.count_by_role()
     expected = {f"image {k + 1}": rows * columns for k, ((rows, columns),) in enumerate(hidden.grids)}
     assert {role: count for role, count in counts.items() if role.startswith("image")} == expected

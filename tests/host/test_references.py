@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -48,6 +49,8 @@ def test_references_and_images_come_together_in_order_with_a_sheet_and_a_report(
     assert sheet.shape[0] == 1 and "'the dog'" in report and "strength 2" in report and "of 40 tokens" in report
 
     hidden, negative, report = encode("the dog beside Image 2", references)
+    negative = encode("x", references, profile="qwen3vl")[1]  # the profile in use has a negative without pictures
+    assert (negative.roles == 16).any()
     weights = {one: set(hidden.weights[hidden.roles == 16 + one].tolist()) for one in range(4)}
     assert weights == {0: {2.0}, 1: {0.5}, 2: {1.0}, 3: {1.0}}
     assert hidden.spans[hidden.roles == 17].unique(dim=0).tolist() == [[0.25, 0.75]]
@@ -162,6 +165,7 @@ def fresh_clip():
 
 
 def test_an_unchanged_picture_is_seen_once_whatever_the_prompt(bridge, encode, vlm):
+    encode = partial(encode, profile="qwen3vl")  # a negative with pictures
     features, negatives = bridge("vision").feature_store(vlm), bridge("vision").negative_store(vlm)
     images = {"image0": picture(64, 96, 11), "image1": picture(96, 64, 12)}
     calls = []
@@ -190,6 +194,7 @@ def test_reused_features_give_the_same_states_bit_for_bit(bridge, encode, vlm, k
 
 
 def test_a_lora_on_the_text_encoder_makes_new_features_and_a_new_negative(bridge, encode, krea2_clip, vlm):
+    encode = partial(encode, profile="qwen3vl")  # a negative with pictures
     images = {"image0": picture(64, 64, 31)}
     plain, plain_negative, _ = encode("a dog", None, images)
     patched = krea2_clip.clone()

@@ -24,7 +24,7 @@ def interval(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     share, spread = right / count, z * z / count
     middle = (share + spread / 2) / (1 + spread)
     half = z * sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    return middle - half, middle + half
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def state_scale(vlm: FrozenVLM, count: int = 60) -> dict[int, dict[str, float]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -89,13 +88,6 @@ def build_tokenizer(folder: str | Path) -> None:
                   errors="replace", model_max_length=131072, split_special_tokens=False,
                   additional_special_tokens=list(SPECIAL_TOKENS[1:]), world_words=plain)
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
-
-
-def copy_tokenizer(source: str | Path, folder: str | Path) -> None:
-    """Copies the files of :func:`build_tokenizer` and nothing else."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        shutil.copyfile(Path(source) / name, Path(folder) / name)
 
 
 def load_tokenizer(folder: str | Path):

@@ -27,8 +27,8 @@ from .chats import ChatTokenizer
 from .qwen3vl import IMAGE_TOKENS, Qwen3VL, VLMConfig
 from .render import render, sample_jitter
 from .scene import sample_scene
-from .tokenizer import build_tokenizer, copy_tokenizer, load_tokenizer
-from .vlm import load_vlm
+from .tokenizer import build_tokenizer, load_tokenizer
+from .vlm import copy_tokenizer, load_vlm
 from .vlm_decode import evaluate, held_out_examples
 from .vlm_heads import Heads, picture_labels, text_labels
 from .vlm_tasks import (

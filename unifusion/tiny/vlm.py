@@ -12,6 +12,7 @@ Files of a folder: ``model.safetensors`` (bfloat16, parameter names of ComfyUI's
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from torch import Tensor
 from . import MINIATURE
 from .chats import Chat, ChatTokenizer
 from .qwen3vl import Qwen3VL, VLMConfig
-from .tokenizer import build_tokenizer, copy_tokenizer, load_tokenizer
+from .tokenizer import FILES as TOKENIZER_FILES
+from .tokenizer import build_tokenizer, load_tokenizer
 
 BUNDLED = MINIATURE / "vlm"
 
@@ -138,6 +140,13 @@ def load_vlm(folder: str | Path = BUNDLED, device: str | torch.device = "cpu") -
     model = Qwen3VL(read_config(folder))
     model.load_state_dict({name: p.float() for name, p in load_file(Path(folder) / "model.safetensors").items()})
     return FrozenVLM(model.to(device), ChatTokenizer(load_tokenizer(folder)))
+
+
+def copy_tokenizer(source: str | Path, folder: str | Path) -> None:
+    """Copies the files of :func:`~.tokenizer.build_tokenizer` and nothing else."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(Path(source) / name, Path(folder) / name)
 
 
 def save_vlm(model: Qwen3VL, folder: str | Path, tokenizer_folder: str | Path | None = None) -> None:
