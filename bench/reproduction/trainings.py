@@ -23,7 +23,7 @@ from unifusion.tiny.scorer import read_scene
 from unifusion.tiny.vae import from_wan
 from unifusion.tiny.vlm import load_vlm
 from unifusion.training.objective import Batch, FlowMatching, noise_levels
-from unifusion.training.trainer import Trainer, TrainingSettings, generator_for, load_weights
+from unifusion.training.trainer import Source, Trainer, TrainingSettings, generator_for, load_weights
 
 from .part import Part, compared
 from .scenes import picture_checks
@@ -76,7 +76,7 @@ class Trainings:
         dit = SingleStreamDiT(config).initialise(torch.Generator().manual_seed(0))
         return self.train(dit, config, self.from_text, self.steps, f"{pooling.replace(':', '_')}_{refiner}")
 
-    def train(self, dit: SingleStreamDiT, config: DiTConfig, source: Kept, steps: int, name: str) -> SingleStreamDiT:
+    def train(self, dit: SingleStreamDiT, config: DiTConfig, source: Source, steps: int, name: str) -> SingleStreamDiT:
         """``dit`` after ``steps`` steps, averaged; a run of that name and length goes on where it was interrupted."""
         settings = TrainingSettings(steps=steps, levels=LEVELS, lr=4e-3, pooling_lr=1e-3, warmup=min(60, steps // 4),
                                     level_mean=0.6, ema=0.99, score_every=0, keep_every=100)
@@ -144,7 +144,7 @@ class Trainings:
         config, more = self.config("lap", 2), max(2, self.steps // 2)
         tallies = {"before": self.tally(self.trained())}
         for name, mix in {"after editing": EDIT_STAGE, "as long without editing": TEXT_STAGE}.items():
-            source = Kept(MiniatureSource(self.vlm, self.vae, BATCH, ((0, mix),), seed=1))
+            source = MiniatureSource(self.vlm, self.vae, BATCH, ((0, mix),), seed=1)
             tallies[name] = self.tally(self.train(self.trained(), config, source, more, name.replace(" ", "_")))
         return compared(
             f"{self.budget()} 'Before' is the variant with LAP of (a). Both others go on from it for {more} steps: one "
