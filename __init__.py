@@ -18,7 +18,11 @@ except ModuleNotFoundError:
 else:
     if _numbers(_host) < _numbers(OLDEST):
         NODE_CLASS_MAPPINGS = {}  # loaded without nodes, so that the log says one sentence instead of a traceback
-        logging.error("UniFusion is not loaded: it needs ComfyUI %s or newer, which has Krea 2 and its text encoder; "
-                      "this is %s. Update ComfyUI.", OLDEST, _host)
+        logging.error(
+            "UniFusion is not loaded: it needs ComfyUI %s or newer, which has Krea 2 and its text encoder; "
+            "this is %s. Update ComfyUI.",
+            OLDEST,
+            _host,
+        )
     else:
         from .nodes.extension import comfy_entrypoint  # noqa: F401

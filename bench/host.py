@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pack(module: str):
-    """A module of the pack by its name below the pack, e.g. ``"unifusion.comfy_bridge.rewrite"``.
+    """A module of the pack by its name below the pack, e.g. ``"unifusion.comfy_bridge.actions.rewrite"``.
 
     Raises:
         RuntimeError: if COMFYUI_PATH names no ComfyUI.
@@ -27,8 +27,9 @@ def pack(module: str):
         from comfy.cli_args import args
 
         args.cpu = not torch.cuda.is_available()
-        spec = importlib.util.spec_from_file_location("unifusion_pack", ROOT / "__init__.py",
-                                                      submodule_search_locations=[str(ROOT)])
+        spec = importlib.util.spec_from_file_location(
+            "unifusion_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+        )
         sys.modules["unifusion_pack"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules["unifusion_pack"])
     return importlib.import_module(f"unifusion_pack.{module}")

@@ -52,8 +52,9 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def compare(name: str, ours: Callable[[], object], other_name: str, other: Callable[[], object],
-            runs: int = 5) -> Figure:
+def compare(
+    name: str, ours: Callable[[], object], other_name: str, other: Callable[[], object], runs: int = 5
+) -> Figure:
     """Time two calls A B A B ... after one warm-up each; the ratio is taken pair by pair, so drift cancels."""
     ours(), other()
     pairs = [(_seconds(ours), _seconds(other)) for _ in range(runs)]
@@ -63,8 +64,17 @@ def compare(name: str, ours: Callable[[], object], other_name: str, other: Calla
 def figure(name: str, other_name: str, pairs: list[tuple[float, float]], unit: str = "s") -> Figure:
     """A figure from measured (ours, other) pairs."""
     ratios = [a / b for a, b in pairs]
-    return Figure(name, other_name, statistics.median(ratios), min(ratios), max(ratios),
-                  statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), len(pairs), unit)
+    return Figure(
+        name,
+        other_name,
+        statistics.median(ratios),
+        min(ratios),
+        max(ratios),
+        statistics.median(a for a, _ in pairs),
+        statistics.median(b for _, b in pairs),
+        len(pairs),
+        unit,
+    )
 
 
 def interleaved(calls: dict[str, Callable[[], object]], runs: int) -> dict[str, list[float]]:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from unifusion.tiny.scene import Scene
-from unifusion.tiny.scorer import read_scene
-from unifusion.tiny.text import caption, keeps_attributes, parse_caption
+from recipes.miniature.captions import caption, keeps_attributes, parse_caption
+from recipes.miniature.scene import Scene
+from recipes.miniature.scorer import read_scene
 
 from .host import pack
 from .reproduction.scenes import Asked, edit_checks, edits, pairs, picture_checks, pictures, prompts, within
@@ -71,8 +71,9 @@ class Scores:
         for seed, asked in within(self.minutes, edits(self.fewer, SEED + 1)):
             found = self.drawn(self.written(asked), seed)
             checks = edit_checks(found, asked)
-            tally.add(checks | {f"{asked.edit.kind}: {name}": values for name, values in checks.items()
-                                if name != "both"})
+            tally.add(
+                checks | {f"{asked.edit.kind}: {name}": values for name, values in checks.items() if name != "both"}
+            )
         return tally
 
     def two_references(self) -> Tally:
@@ -99,9 +100,14 @@ class Scores:
         return tally
 
 
-TASKS = {"text to image through VERIFI": Scores.text_to_image, "edit by instruction": Scores.edit,
-         "two references": Scores.two_references, "rewriting": Scores.rewriting,
-         "rewriting, second set of wordings": partial(Scores.rewriting, split="fresh"), "caption": Scores.caption}
+TASKS = {
+    "text to image through VERIFI": Scores.text_to_image,
+    "edit by instruction": Scores.edit,
+    "two references": Scores.two_references,
+    "rewriting": Scores.rewriting,
+    "rewriting, second set of wordings": partial(Scores.rewriting, split="fresh"),
+    "caption": Scores.caption,
+}
 WORDS_ONLY = ("rewriting", "rewriting, second set of wordings", "caption")  # need no drawing model
 
 
@@ -119,10 +125,19 @@ def table(results: dict[str, dict]) -> str:
             floor, goal, reached = "", "", ""
             if target := TARGETS.get((task, f["measure"])):
                 floor, goal = target
-                reached = ("goal" if f["low"] >= goal else "floor" if f["low"] >= floor
-                           else "missed" if f["high"] < floor else "open")
-            lines.append(f"| {task} | {f['measure']} | {f['right']}/{f['count']} = {f['value']:.1f}% | "
-                         f"{f['low']:.1f} to {f['high']:.1f} | {floor} | {goal} | {reached} |")
+                reached = (
+                    "goal"
+                    if f["low"] >= goal
+                    else "floor"
+                    if f["low"] >= floor
+                    else "missed"
+                    if f["high"] < floor
+                    else "open"
+                )
+            lines.append(
+                f"| {task} | {f['measure']} | {f['right']}/{f['count']} = {f['value']:.1f}% | "
+                f"{f['low']:.1f} to {f['high']:.1f} | {floor} | {goal} | {reached} |"
+            )
     return "\n".join(lines)
 
 
@@ -131,16 +146,19 @@ def notes(results: dict[str, dict]) -> str:
     lines = []
     for task, result in results.items():
         weights = ", ".join(f"{name} {digits}" for name, digits in result["weights"].items())
-        seconds = "; ".join(f"{name} {s['median']:.2f} s (longest {s['longest']:.2f} s)"
-                            for name, s in result["seconds"].items())
-        lines.append(f"- {task}: {result['scenes']} scenes; median {seconds}. Weights (SHA-256): {weights}. "
-                     f"{result['machine']}.")
+        seconds = "; ".join(
+            f"{name} {s['median']:.2f} s (longest {s['longest']:.2f} s)" for name, s in result["seconds"].items()
+        )
+        lines.append(
+            f"- {task}: {result['scenes']} scenes; median {seconds}. Weights (SHA-256): {weights}. {result['machine']}."
+        )
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.scores", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.scores", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=500, help="pictures from text; the other tasks scale with it")
     parser.add_argument("--out", type=Path, default=Path("bench/results/scores.json"))
     parser.add_argument("--weights", type=Path, help="folder of another miniature; default the shipped one")
@@ -154,7 +172,7 @@ def main() -> None:
         parser.error(f"no task {', '.join(sorted(unknown))}; tasks are {', '.join(TASKS)}")
     pack("unifusion.profiles")  # ComfyUI must be on the path before the parts are imported
     from .__main__ import machine
-    from .reproduction.graph import FILES, SHIPPED, Graph, fingerprints
+    from .reproduction.through_nodes import FILES, SHIPPED, Graph, fingerprints
 
     folder = given.weights or SHIPPED
     graph = Graph(folder, draws=bool(set(wanted) - set(WORDS_ONLY)))
@@ -164,10 +182,16 @@ def main() -> None:
         tally = TASKS[task](scores)
         results = json.loads(given.out.read_text()) if given.out.exists() else {}
         results[task] = {
-            "scenes": max(map(len, tally.outcomes.values())), "figures": [f.as_dict() for f in tally.figures(task)],
-            "seconds": {name: {"median": statistics.median(values), "longest": max(values)}
-                        for name, values in scores.seconds.items() if values},
-            "weights": fingerprints(folder, [FILES[1]] if task in WORDS_ONLY else FILES), "machine": machine()}
+            "scenes": max(map(len, tally.outcomes.values())),
+            "figures": [f.as_dict() for f in tally.figures(task)],
+            "seconds": {
+                name: {"median": statistics.median(values), "longest": max(values)}
+                for name, values in scores.seconds.items()
+                if values
+            },
+            "weights": fingerprints(folder, [FILES[1]] if task in WORDS_ONLY else FILES),
+            "machine": machine(),
+        }
         given.out.write_text(json.dumps(results, indent=1) + "\n")
         given.out.with_suffix(".md").write_text(f"{notes(results)}\n\n{table(results)}\n")
         print(f"{task}: done", flush=True)

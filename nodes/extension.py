@@ -1,9 +1,9 @@
 from comfy_api.latest import ComfyExtension, io
 
-from ..unifusion.comfy_bridge import model_folders
+from ..unifusion.comfy_bridge.actions import model_folders
 from .dit_sampler import DiTSampler
 from .guider import Guider
-from .inspect import Inspect
+from .inspect_states import Inspect
 from .layerwise_attention_pool import LayerwiseAttentionPool
 from .load_conditioning import LoadConditioning
 from .load_model import LoadModel

@@ -1,7 +1,7 @@
 from comfy_api.latest import io
 
-from ..unifusion.comfy_bridge import draw
-from .types import CATEGORY
+from ..unifusion.comfy_bridge.actions import draw
+from .sockets import CATEGORY
 
 
 class Guider(io.ComfyNode):
@@ -16,10 +16,23 @@ class Guider(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="From Layerwise Attention Pool."),
                 io.Conditioning.Input("positive", tooltip="Pictures and text."),
-                io.Float.Input("cfg", display_name="CFG (text guidance)", default=4.5, min=0.0, max=30.0, step=0.1,
-                               tooltip="ComfyUI's CFG: 1 = off. Krea's own g is one less: g 3.5 is CFG 4.5."),
-                io.Float.Input("image_guidance", default=-1.0, min=-1.0, max=30.0, step=0.1,
-                               tooltip="Strength of the pictures by themselves; -1 follows the CFG."),
+                io.Float.Input(
+                    "cfg",
+                    display_name="CFG (text guidance)",
+                    default=4.5,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
+                    tooltip="ComfyUI's CFG: 1 = off. Krea's own g is one less: g 3.5 is CFG 4.5.",
+                ),
+                io.Float.Input(
+                    "image_guidance",
+                    default=-1.0,
+                    min=-1.0,
+                    max=30.0,
+                    step=0.1,
+                    tooltip="Strength of the pictures by themselves; -1 follows the CFG.",
+                ),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed at CFG above 1."),
                 io.Conditioning.Input("images_only", optional=True, tooltip="The pictures without text."),
             ],
@@ -28,4 +41,6 @@ class Guider(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, positive, cfg, image_guidance, negative=None, images_only=None) -> io.NodeOutput:
-        return io.NodeOutput(draw.guider(model, positive, negative, images_only, cfg, image_guidance))
+        return io.NodeOutput(
+            draw.guider(model, positive, negative, cfg=cfg, images_only=images_only, image_guidance=image_guidance)
+        )

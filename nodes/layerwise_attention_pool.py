@@ -1,8 +1,8 @@
 from comfy_api.latest import io, ui
 
-from ..unifusion.comfy_bridge import pool_states
+from ..unifusion.comfy_bridge.actions import pool
 from ..unifusion.layer_gains import CUSTOM, PRESETS
-from .types import CATEGORY, HiddenStatesSocket
+from .sockets import CATEGORY, HiddenStatesSocket
 
 
 class LayerwiseAttentionPool(io.ComfyNode):
@@ -13,26 +13,51 @@ class LayerwiseAttentionPool(io.ComfyNode):
             display_name="Layerwise Attention Pool",
             category=CATEGORY,
             description="Pools the hidden states of all layers into conditioning, with the drawing model's own pooling "
-                        "weights and LoRAs. The outputs work in any sampler node.",
+            "weights and LoRAs. The outputs work in any sampler node.",
             search_aliases=["UniFusion", "LAP", "txtfusion", "Krea 2", "rebalance", "layer gains", "conditioning"],
             inputs=[
                 io.Model.Input("model", tooltip="A Krea 2 checkpoint (with its LoRAs) or the UniFusion miniature."),
                 HiddenStatesSocket.Input("positive", tooltip="From VLM Encode or VERIFI Rewrite."),
-                io.Combo.Input("gain_preset", options=[*PRESETS, CUSTOM], default=next(iter(PRESETS)),
-                               tooltip="Gains of single layers before pooling. 'off' changes nothing."),
-                io.String.Input("gains", default="", tooltip="For 'custom': '11=1.45, 5=0.9' sets taps counted from 1, or "
-                                                             "one number per tap."),
-                io.Boolean.Input("keep_rms", default=True, advanced=True,
-                                 tooltip="Keep every token's overall size when gains are used. Off lets a strong tap "
-                                         "drown the others."),
-                HiddenStatesSocket.Input("negative", optional=True,
-                                         tooltip="Needed only at CFG above 1. VLM Encode and VERIFI Rewrite give one."),
-                HiddenStatesSocket.Input("images_only", optional=True,
-                                         tooltip="For separate image guidance: the pictures without text, that is an "
-                                                 "encode of an empty prompt with the pictures."),
-                io.Autogrow.Input("join", optional=True, template=io.Autogrow.TemplatePrefix(
-                    HiddenStatesSocket.Input("states", tooltip="Hidden states to join."), prefix="states", min=0, max=8),
-                    tooltip="Further hidden states, joined to the positive before pooling so that they are mixed."),
+                io.Combo.Input(
+                    "gain_preset",
+                    options=[*PRESETS, CUSTOM],
+                    default=next(iter(PRESETS)),
+                    tooltip="Gains of single layers before pooling. 'off' changes nothing.",
+                ),
+                io.String.Input(
+                    "gains",
+                    default="",
+                    tooltip="For 'custom': '11=1.45, 5=0.9' sets taps counted from 1, or one number per tap.",
+                ),
+                io.Boolean.Input(
+                    "keep_rms",
+                    default=True,
+                    advanced=True,
+                    tooltip="Keep every token's overall size when gains are used. Off lets a strong tap "
+                    "drown the others.",
+                ),
+                HiddenStatesSocket.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="Needed only at CFG above 1. VLM Encode and VERIFI Rewrite give one.",
+                ),
+                HiddenStatesSocket.Input(
+                    "images_only",
+                    optional=True,
+                    tooltip="For separate image guidance: the pictures without text, that is an "
+                    "encode of an empty prompt with the pictures.",
+                ),
+                io.Autogrow.Input(
+                    "join",
+                    optional=True,
+                    template=io.Autogrow.TemplatePrefix(
+                        HiddenStatesSocket.Input("states", tooltip="Hidden states to join."),
+                        prefix="states",
+                        min=0,
+                        max=8,
+                    ),
+                    tooltip="Further hidden states, joined to the positive before pooling so that they are mixed.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model"),
@@ -44,8 +69,17 @@ class LayerwiseAttentionPool(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, positive, gain_preset, gains="", keep_rms=True, negative=None, images_only=None,
-                join=None) -> io.NodeOutput:
-        *outputs, report = pool_states.run(model, positive, gain_preset, gains, keep_rms, negative, images_only,
-                                           list((join or {}).values()))
+    def execute(
+        cls, model, positive, gain_preset, gains="", keep_rms=True, negative=None, images_only=None, join=None
+    ) -> io.NodeOutput:
+        *outputs, report = pool.run(
+            model,
+            positive,
+            gain_preset=gain_preset,
+            gains=gains,
+            keep_rms=keep_rms,
+            negative=negative,
+            images_only=images_only,
+            more=list((join or {}).values()),
+        )
         return io.NodeOutput(*outputs, report, ui=ui.PreviewText(report))

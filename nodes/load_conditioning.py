@@ -1,7 +1,7 @@
 from comfy_api.latest import io, ui
 
-from ..unifusion.comfy_bridge import files
-from .types import CATEGORY, HiddenStatesSocket
+from ..unifusion.comfy_bridge.actions import stored_files
+from .sockets import CATEGORY, HiddenStatesSocket
 
 
 class LoadConditioning(io.ComfyNode):
@@ -12,22 +12,32 @@ class LoadConditioning(io.ComfyNode):
             display_name="Load Conditioning",
             category=CATEGORY,
             description="Loads what Save Conditioning wrote. Draws without the vision-language model: nothing of it is "
-                        "loaded.",
+            "loaded.",
             search_aliases=["UniFusion", "load conditioning", "load hidden states", "import", "saved prompt"],
             inputs=[
-                io.Combo.Input("file", options=files.listing(),
-                               tooltip="A file that Save Conditioning wrote, in the output or input folder."),
-                io.Model.Input("model", optional=True,
-                               tooltip="The drawing model. It is handed on prepared for pooled conditioning."),
+                io.Combo.Input(
+                    "file",
+                    options=stored_files.listing(),
+                    tooltip="A file that Save Conditioning wrote, in the output or input folder.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The drawing model. It is handed on prepared for pooled conditioning.",
+                ),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model"),
                 io.Conditioning.Output("positive", display_name="positive"),
                 io.Conditioning.Output("negative", display_name="negative"),
-                HiddenStatesSocket.Output("hidden_states", display_name="hidden states",
-                                          tooltip="Only if the file holds hidden states."),
-                HiddenStatesSocket.Output("negative_states", display_name="negative states",
-                                          tooltip="Only if the file holds hidden states with a negative."),
+                HiddenStatesSocket.Output(
+                    "hidden_states", display_name="hidden states", tooltip="Only if the file holds hidden states."
+                ),
+                HiddenStatesSocket.Output(
+                    "negative_states",
+                    display_name="negative states",
+                    tooltip="Only if the file holds hidden states with a negative.",
+                ),
                 io.String.Output("report", display_name="report"),
             ],
         )
@@ -37,7 +47,7 @@ class LoadConditioning(io.ComfyNode):
         if file is None:  # linked from Save Conditioning, known only when it has run
             return True
         try:
-            files.path_of(file)
+            stored_files.path_of(file)
         except ValueError as error:
             return str(error)
         return True
@@ -46,10 +56,10 @@ class LoadConditioning(io.ComfyNode):
     def fingerprint_inputs(cls, file=None, model=None):
         if file is None:
             return ""
-        info = files.path_of(file).stat()
+        info = stored_files.path_of(file).stat()
         return f"{info.st_mtime_ns} {info.st_size}"
 
     @classmethod
     def execute(cls, file, model=None) -> io.NodeOutput:
-        *outputs, report = files.load(file, model)
+        *outputs, report = stored_files.load(file, model)
         return io.NodeOutput(*outputs, report, ui=ui.PreviewText(report))

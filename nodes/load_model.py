@@ -1,7 +1,7 @@
 from comfy_api.latest import io
 
-from ..unifusion.comfy_bridge import model_folders
-from .types import CATEGORY
+from ..unifusion.comfy_bridge.actions import model_folders
+from .sockets import CATEGORY
 
 
 class LoadModel(io.ComfyNode):
@@ -12,12 +12,16 @@ class LoadModel(io.ComfyNode):
             display_name="Load UniFusion Model",
             category=CATEGORY,
             description="Loads the bundled miniature, or a model of the same form from models/unifusion. For Krea 2 "
-                        "use the stock loaders instead.",
+            "use the stock loaders instead.",
             search_aliases=["UniFusion", "miniature", "checkpoint", "load model", "Krea 2"],
             inputs=[
-                io.Combo.Input("model", options=model_folders.listing(), default=model_folders.BUNDLED,
-                               tooltip="The miniature comes with the pack and needs no download. Folders in "
-                                       "models/unifusion are listed too."),
+                io.Combo.Input(
+                    "model",
+                    options=model_folders.listing(),
+                    default=model_folders.BUNDLED,
+                    tooltip="The miniature comes with the pack and needs no download. Folders in "
+                    "models/unifusion are listed too.",
+                ),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model"),

@@ -1,7 +1,7 @@
 from comfy_api.latest import io
 
 from ..unifusion.references import AS_COMBINE, DETAILS, from_batch
-from .types import CATEGORY, ReferencesSocket
+from .sockets import CATEGORY, ReferencesSocket
 
 
 class Reference(io.ComfyNode):
@@ -12,25 +12,52 @@ class Reference(io.ComfyNode):
             display_name="Reference",
             category=CATEGORY,
             description="A picture with a name, a strength and a detail setting. Chain several, or lead them into "
-                        "Multi-Reference Combine.",
+            "Multi-Reference Combine.",
             search_aliases=["UniFusion", "reference strength", "style reference", "subject", "image prompt", "weight"],
             inputs=[
-                io.Image.Input("image", tooltip="The picture. Of a batch, every picture becomes a reference and the "
-                                                "label is numbered."),
-                io.String.Input("label", default="",
-                                tooltip="A name that the prompt may use, e.g. 'the dog'. Empty for none."),
-                io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.05,
-                               tooltip="1 = neutral, 2 = as if the picture were given twice, 0 = its tokens are "
-                                       "removed (words behind it have still been read with it in sight)."),
-                io.Combo.Input("detail", options=[AS_COMBINE, *DETAILS], default=AS_COMBINE,
-                               tooltip="'one view' gives the picture as it is. 'N tiles' gives up to N - 1 patches of "
-                                       "it and then the whole, for small print and fine texture; every view costs "
-                                       "tokens. 'default' follows Multi-Reference Combine, or is one view without it."),
-                io.Float.Input("start", default=0.0, min=0.0, max=1.0, step=0.01, advanced=True,
-                               tooltip="Part of the schedule from which on the picture counts: 0 = the first step."),
-                io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.01, advanced=True,
-                               tooltip="Part of the schedule up to which it counts: 0 to 0.5 shapes the layout, 0.5 to "
-                                       "1 the details."),
+                io.Image.Input(
+                    "image",
+                    tooltip="The picture. Of a batch, every picture becomes a reference and the label is numbered.",
+                ),
+                io.String.Input(
+                    "label", default="", tooltip="A name that the prompt may use, e.g. 'the dog'. Empty for none."
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="1 = neutral, 2 = as if the picture were given twice, 0 = its tokens are "
+                    "removed (words behind it have still been read with it in sight).",
+                ),
+                io.Combo.Input(
+                    "detail",
+                    options=[AS_COMBINE, *DETAILS],
+                    default=AS_COMBINE,
+                    tooltip="'one view' gives the picture as it is. 'N tiles' gives up to N - 1 patches of "
+                    "it and then the whole, for small print and fine texture; every view costs "
+                    "tokens. 'default' follows Multi-Reference Combine, or is one view without it.",
+                ),
+                io.Float.Input(
+                    "start",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="Part of the schedule from which on the picture counts: 0 = the first step.",
+                ),
+                io.Float.Input(
+                    "end",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="Part of the schedule up to which it counts: 0 to 0.5 shapes the layout, 0.5 to "
+                    "1 the details.",
+                ),
                 ReferencesSocket.Input("references", optional=True, tooltip="References that stand before this one."),
             ],
             outputs=[ReferencesSocket.Output("references", display_name="references")],

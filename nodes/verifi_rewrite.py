@@ -1,23 +1,42 @@
 from comfy_api.latest import io, ui
 
-from ..unifusion.comfy_bridge import rewrite
+from ..unifusion.comfy_bridge.actions import rewrite
 from ..unifusion.profiles import PROFILES
+from ..unifusion.selection import REWRITE_SELECTIONS
 from ..unifusion.system_prompts import AS_PROFILE, CUSTOM, SYSTEM_PROMPTS
-from ..unifusion.verifi import REWRITE_SELECTIONS
-from .types import CATEGORY, HiddenStatesSocket, picture_inputs
+from .sockets import CATEGORY, HiddenStatesSocket, picture_inputs
 
 
 def sampling_inputs():
     return [
-        io.Float.Input("temperature", default=0.7, min=0.01, max=2.0, step=0.01,
-                       tooltip="Below 1 is tamer, above 1 is wilder."),
-        io.Float.Input("top_p", default=0.95, min=0.0, max=1.0, step=0.01,
-                       tooltip="Draw from the likeliest tokens that together have this probability; 1 = all."),
+        io.Float.Input(
+            "temperature", default=0.7, min=0.01, max=2.0, step=0.01, tooltip="Below 1 is tamer, above 1 is wilder."
+        ),
+        io.Float.Input(
+            "top_p",
+            default=0.95,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Draw from the likeliest tokens that together have this probability; 1 = all.",
+        ),
         io.Int.Input("top_k", default=64, min=0, max=1000, tooltip="Draw from this many likeliest tokens; 0 = all."),
-        io.Float.Input("min_p", default=0.05, min=0.0, max=1.0, step=0.01,
-                       tooltip="Leave out tokens less likely than this share of the likeliest one; 0 = off."),
-        io.Float.Input("repetition_penalty", default=1.05, min=0.01, max=5.0, step=0.01,
-                       tooltip="Above 1 repeats itself less; 1 = off."),
+        io.Float.Input(
+            "min_p",
+            default=0.05,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Leave out tokens less likely than this share of the likeliest one; 0 = off.",
+        ),
+        io.Float.Input(
+            "repetition_penalty",
+            default=1.05,
+            min=0.01,
+            max=5.0,
+            step=0.01,
+            tooltip="Above 1 repeats itself less; 1 = off.",
+        ),
     ]
 
 
@@ -29,66 +48,164 @@ class VerifiRewrite(io.ComfyNode):
             display_name="VERIFI Rewrite",
             category=CATEGORY,
             description="Rewrites a terse prompt with the vision-language model that is already loaded, and hands on "
-                        "the hidden states of the pass that wrote it: nothing is encoded a second time.",
-            search_aliases=["UniFusion", "VERIFI", "prompt enhance", "prompt expander", "rewrite", "upsample prompt",
-                            "text generate", "LLM", "caption", "Krea 2", "Qwen3-VL"],
+            "the hidden states of the pass that wrote it: nothing is encoded a second time.",
+            search_aliases=[
+                "UniFusion",
+                "VERIFI",
+                "prompt enhance",
+                "prompt expander",
+                "rewrite",
+                "upsample prompt",
+                "text generate",
+                "LLM",
+                "caption",
+                "Krea 2",
+                "Qwen3-VL",
+            ],
             inputs=[
-                io.Clip.Input("clip", tooltip="Qwen3-VL from the stock Load CLIP node (type krea2), or the CLIP of "
-                                              "the UniFusion miniature."),
-                io.String.Input("prompt", multiline=True, dynamic_prompts=True, default="",
-                                tooltip="A few words of what to draw, or what to change in the pictures."),
-                io.Combo.Input("profile", options=["auto", *PROFILES], default="auto",
-                               tooltip="How the drawing model wants its encoder to be asked. 'auto' goes by the CLIP."),
-                io.Combo.Input("system_prompt", options=[AS_PROFILE, *SYSTEM_PROMPTS, CUSTOM], default=AS_PROFILE,
-                               tooltip="What kind of description is written."),
-                io.String.Input("custom_system_prompt", multiline=True, default="",
-                                tooltip="Your own system prompt, used when system_prompt is 'custom'."),
-                io.Combo.Input("selection", options=[AS_PROFILE, *REWRITE_SELECTIONS], default=AS_PROFILE,
-                               tooltip="Which tokens condition the picture. 'images and rewritten text' is the "
-                                       "paper's rule; 'encode the rewritten text as a prompt' reads the text a "
-                                       "second time, as graphs without VERIFI do."),
-                io.DynamicCombo.Input("sampling", options=[
-                    io.DynamicCombo.Option(key="greedy", inputs=[]),
-                    io.DynamicCombo.Option(key="sample", inputs=sampling_inputs())],
-                    tooltip="'greedy' writes the likeliest text; 'sample' draws another one for every seed."),
-                io.Int.Input("seed", default=0, min=0, max=0xffffffffffffffff,
-                             control_after_generate=io.ControlAfterGenerate.fixed,
-                             tooltip="For 'sample': the same seed, text and settings write the same text."),
-                io.Int.Input("min_length", default=0, min=0, max=4096,
-                             tooltip="Tokens before which the text does not end."),
-                io.Int.Input("max_length", default=256, min=1, max=4096,
-                             tooltip="Most tokens to write. Writing also stops when the drawing model's window is "
-                                     "full."),
-                io.String.Input("prefill", default="",
-                                tooltip="First words of the text, e.g. 'A photograph of'. They steer it, and stop "
-                                        "refusals."),
-                io.String.Input("edited_text", multiline=True, default="",
-                                tooltip="When filled, nothing is written: this text takes the place of the rewrite. "
-                                        "Copy the text shown on the node here and change it."),
-                io.Combo.Input("precision", options=["auto", "fp32", "bf16"], default="auto", advanced=True,
-                               tooltip="'auto' computes as ComfyUI's own text generation does: bf16 on a GPU that "
-                                       "has it, else fp32. bf16 is several times faster there and differs from "
-                                       "ComfyUI's fp32 encoding by a few percent in the states."),
-                io.String.Input("taps", default="", advanced=True,
-                                tooltip="Layers to read, e.g. '2, 5, 8'. Empty uses the profile's; the drawing model "
-                                        "must have been trained with the same."),
+                io.Clip.Input(
+                    "clip",
+                    tooltip="Qwen3-VL from the stock Load CLIP node (type krea2), or the CLIP of "
+                    "the UniFusion miniature.",
+                ),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default="",
+                    tooltip="A few words of what to draw, or what to change in the pictures.",
+                ),
+                io.Combo.Input(
+                    "profile",
+                    options=["auto", *PROFILES],
+                    default="auto",
+                    tooltip="How the drawing model wants its encoder to be asked. 'auto' goes by the CLIP.",
+                ),
+                io.Combo.Input(
+                    "system_prompt",
+                    options=[AS_PROFILE, *SYSTEM_PROMPTS, CUSTOM],
+                    default=AS_PROFILE,
+                    tooltip="What kind of description is written.",
+                ),
+                io.String.Input(
+                    "custom_system_prompt",
+                    multiline=True,
+                    default="",
+                    tooltip="Your own system prompt, used when system_prompt is 'custom'.",
+                ),
+                io.Combo.Input(
+                    "selection",
+                    options=[AS_PROFILE, *REWRITE_SELECTIONS],
+                    default=AS_PROFILE,
+                    tooltip="Which tokens condition the picture. 'images and rewritten text' is the "
+                    "paper's rule; 'encode the rewritten text as a prompt' reads the text a "
+                    "second time, as graphs without VERIFI do.",
+                ),
+                io.DynamicCombo.Input(
+                    "sampling",
+                    options=[
+                        io.DynamicCombo.Option(key="greedy", inputs=[]),
+                        io.DynamicCombo.Option(key="sample", inputs=sampling_inputs()),
+                    ],
+                    tooltip="'greedy' writes the likeliest text; 'sample' draws another one for every seed.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="For 'sample': the same seed, text and settings write the same text.",
+                ),
+                io.Int.Input(
+                    "min_length", default=0, min=0, max=4096, tooltip="Tokens before which the text does not end."
+                ),
+                io.Int.Input(
+                    "max_length",
+                    default=256,
+                    min=1,
+                    max=4096,
+                    tooltip="Most tokens to write. Writing also stops when the drawing model's window is full.",
+                ),
+                io.String.Input(
+                    "prefill",
+                    default="",
+                    tooltip="First words of the text, e.g. 'A photograph of'. They steer it, and stop refusals.",
+                ),
+                io.String.Input(
+                    "edited_text",
+                    multiline=True,
+                    default="",
+                    tooltip="When filled, nothing is written: this text takes the place of the rewrite. "
+                    "Copy the text shown on the node here and change it.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=["auto", "fp32", "bf16"],
+                    default="auto",
+                    advanced=True,
+                    tooltip="'auto' computes as ComfyUI's own text generation does: bf16 on a GPU that "
+                    "has it, else fp32. bf16 is several times faster there and differs from "
+                    "ComfyUI's fp32 encoding by a few percent in the states.",
+                ),
+                io.String.Input(
+                    "taps",
+                    default="",
+                    advanced=True,
+                    tooltip="Layers to read, e.g. '2, 5, 8'. Empty uses the profile's; the drawing model "
+                    "must have been trained with the same.",
+                ),
                 *picture_inputs(),
             ],
             outputs=[
                 HiddenStatesSocket.Output("hidden_states", display_name="hidden states"),
-                HiddenStatesSocket.Output("negative", display_name="negative",
-                                          tooltip="The usual negative: the empty prompt, with the same pictures "
-                                                  "for Krea 2, without them for the miniature."),
+                HiddenStatesSocket.Output(
+                    "negative",
+                    display_name="negative",
+                    tooltip="The usual negative: the empty prompt, with the same pictures "
+                    "for Krea 2, without them for the miniature.",
+                ),
                 io.String.Output("text", display_name="text", tooltip="What was written."),
                 io.String.Output("report", display_name="report"),
             ],
         )
 
     @classmethod
-    def execute(cls, clip, prompt, profile, system_prompt, custom_system_prompt, selection, sampling, seed, min_length,
-                max_length, prefill, edited_text, precision="auto", taps="", references=None,
-                images=None) -> io.NodeOutput:
+    def execute(
+        cls,
+        clip,
+        prompt,
+        profile,
+        system_prompt,
+        custom_system_prompt,
+        selection,
+        sampling,
+        seed,
+        min_length,
+        max_length,
+        prefill,
+        edited_text,
+        precision="auto",
+        taps="",
+        references=None,
+        images=None,
+    ) -> io.NodeOutput:
         states, negative, text, report = rewrite.run(
-            clip, prompt, profile, system_prompt, custom_system_prompt, selection, sampling, seed, min_length,
-            max_length, prefill, edited_text, precision, taps, references, images)
+            clip,
+            prompt,
+            profile=profile,
+            system_prompt=system_prompt,
+            custom_system_prompt=custom_system_prompt,
+            selection=selection,
+            sampling=sampling,
+            seed=seed,
+            min_length=min_length,
+            max_length=max_length,
+            prefill=prefill,
+            edited_text=edited_text,
+            precision=precision,
+            taps=taps,
+            references=references,
+            images=images,
+        )
         return io.NodeOutput(states, negative, text, report, ui=ui.PreviewText(f"{text}\n\n{report}"))

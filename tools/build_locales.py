@@ -15,10 +15,15 @@ from pathlib import Path
 
 PACK = Path(__file__).resolve().parents[1]
 LANGUAGES = ("de", "ja", "zh")
-DATA_TYPES = {language: {"UNIFUSION_HIDDEN_STATES": states, "UNIFUSION_REFERENCES": references}
-              for language, states, references in (
-                  ("en", "hidden states", "references"), ("de", "innere Zustände", "Referenzen"),
-                  ("ja", "隠れ状態", "参照"), ("zh", "隐藏状态", "参考图"))}
+DATA_TYPES = {
+    language: {"UNIFUSION_HIDDEN_STATES": states, "UNIFUSION_REFERENCES": references}
+    for language, states, references in (
+        ("en", "hidden states", "references"),
+        ("de", "innere Zustände", "Referenzen"),
+        ("ja", "隠れ状態", "参照"),
+        ("zh", "隐藏状态", "参考图"),
+    )
+}
 
 
 def object_info() -> dict:
@@ -29,8 +34,9 @@ def object_info() -> dict:
     from comfy.cli_args import args
 
     args.cpu = True
-    spec = importlib.util.spec_from_file_location("unifusion_pack", PACK / "__init__.py",
-                                                  submodule_search_locations=[str(PACK)])
+    spec = importlib.util.spec_from_file_location(
+        "unifusion_pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules["unifusion_pack"] = module
     spec.loader.exec_module(module)
@@ -61,13 +67,18 @@ def node_definitions(info: dict, translate) -> dict:
     def entry(name: str, tooltip: str | None) -> dict:
         return {"name": translate(name)} | ({"tooltip": translate(tooltip)} if tooltip else {})
 
-    return {node: {
-        "display_name": translate(about["display_name"]),
-        "description": translate(about["description"]),
-        "inputs": {key: entry(name, tooltip) for key, name, tooltip in inputs_of(about["input"])},
-        "outputs": {str(number): entry(name, about["output_tooltips"][number])
-                    for number, name in enumerate(about["output_name"])},
-    } for node, about in info.items()}
+    return {
+        node: {
+            "display_name": translate(about["display_name"]),
+            "description": translate(about["description"]),
+            "inputs": {key: entry(name, tooltip) for key, name, tooltip in inputs_of(about["input"])},
+            "outputs": {
+                str(number): entry(name, about["output_tooltips"][number])
+                for number, name in enumerate(about["output_name"])
+            },
+        }
+        for node, about in info.items()
+    }
 
 
 def slot_name(text: str) -> bool:

@@ -46,9 +46,11 @@ def shot(page, box: tuple[float, float, float, float], scale: float) -> Image.Im
     x, y, width, height = box
     size = {"width": int((width + 2 * MARGIN) * scale) + 140, "height": int((height + 2 * MARGIN) * scale) + 120}
     page.set_viewport_size({"width": max(size["width"], 900), "height": max(size["height"], 500)})
-    page.evaluate("""([x, y, scale]) => { app.canvas.deselectAll?.(); app.canvas.ds.scale = scale;
+    page.evaluate(
+        """([x, y, scale]) => { app.canvas.deselectAll?.(); app.canvas.ds.scale = scale;
         app.canvas.ds.offset = [110 / scale - x, 90 / scale - y]; app.canvas.setDirty(true, true) }""",
-                  [x - MARGIN, y - MARGIN, scale])
+        [x - MARGIN, y - MARGIN, scale],
+    )
     page.mouse.move(5, 5)
     page.wait_for_timeout(900)
     clip = {"x": 110, "y": 90, "width": (width + 2 * MARGIN) * scale, "height": (height + 2 * MARGIN) * scale}
@@ -57,11 +59,13 @@ def shot(page, box: tuple[float, float, float, float], scale: float) -> Image.Im
 
 def whole(page) -> tuple[float, float, float, float]:
     """The box around all nodes and groups."""
-    return tuple(page.evaluate("""() => { const boxes = [...app.graph.nodes.map((n) => [...n.pos, ...n.size]),
+    return tuple(
+        page.evaluate("""() => { const boxes = [...app.graph.nodes.map((n) => [...n.pos, ...n.size]),
             ...app.graph.groups.map((g) => [...g.pos, ...g.size])];
         const left = Math.min(...boxes.map((b) => b[0])), top = Math.min(...boxes.map((b) => b[1] - 30));
         return [left, top, Math.max(...boxes.map((b) => b[0] + b[2])) - left,
-                Math.max(...boxes.map((b) => b[1] + b[3])) - top] }"""))
+                Math.max(...boxes.map((b) => b[1] + b[3])) - top] }""")
+    )
 
 
 def main() -> None:
@@ -95,9 +99,11 @@ def main() -> None:
                     for key, node in graph.nodes.items():
                         if node.type.startswith("UniFusion") and node.type not in pictured:
                             pictured.add(node.type)
-                            box = page.evaluate("(id) => { const n = app.graph.getNodeById(id); "
-                                                "return [n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30] }",
-                                                graph.ids()[key])
+                            box = page.evaluate(
+                                "(id) => { const n = app.graph.getNodeById(id); "
+                                "return [n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30] }",
+                                graph.ids()[key],
+                            )
                             shot(page, tuple(box), 1.0).save(HELP / f"{node.type}.png", optimize=True)
                     print(graph.name, flush=True)
                 page.evaluate("""() => { app.graph.clear(); const node = LiteGraph.createNode('UniFusionGuider');

@@ -102,13 +102,29 @@ BLUEPRINT = """
 def build(page, graph: Graph) -> None:
     """Put a graph on the canvas."""
     ids = graph.ids()
-    page.evaluate(BUILD, {
-        "nodes": {key: {
-            "type": node.type, "id": ids[key], "at": node.at, "size": node.size, "title": node.title,
-            "models": node.models, "behindLinks": node.behind_links,
-            "inputs": {name: list(value) if isinstance(value, tuple) else value for name, value in node.inputs.items()}}
-            for key, node in graph.nodes.items()},
-        "groups": list(graph.groups.items()), "notes": graph.notes, "pack": PACK_ID})
+    page.evaluate(
+        BUILD,
+        {
+            "nodes": {
+                key: {
+                    "type": node.type,
+                    "id": ids[key],
+                    "at": node.at,
+                    "size": node.size,
+                    "title": node.title,
+                    "models": node.models,
+                    "behindLinks": node.behind_links,
+                    "inputs": {
+                        name: list(value) if isinstance(value, tuple) else value for name, value in node.inputs.items()
+                    },
+                }
+                for key, node in graph.nodes.items()
+            },
+            "groups": list(graph.groups.items()),
+            "notes": graph.notes,
+            "pack": PACK_ID,
+        },
+    )
 
 
 def write(path: Path, graph: dict) -> None:
@@ -127,8 +143,10 @@ def main() -> None:
                     write(PACK / "workflows" / f"{graph.name}.json", page.evaluate(SERIALIZE))
                 build(page, TEXT)
                 ids = TEXT.ids()
-                write(PACK / "subgraphs" / "Prompt to conditioning (UniFusion).json",
-                      page.evaluate(BLUEPRINT, [ids["rewrite"], ids["pool"]]))
+                write(
+                    PACK / "subgraphs" / "Prompt to conditioning (UniFusion).json",
+                    page.evaluate(BLUEPRINT, [ids["rewrite"], ids["pool"]]),
+                )
         finally:
             server.stop()
 

@@ -35,8 +35,12 @@ def main() -> None:
                 sys.exit("\n".join(errors))
             seconds = time.monotonic() - began
             texts = [text for shown in history["outputs"].values() for text in shown.get("text", [])]
-            pictures = [about for shown in history["outputs"].values() for about in shown.get("images", [])
-                        if about["type"] == "output"]
+            pictures = [
+                about
+                for shown in history["outputs"].values()
+                for about in shown.get("images", [])
+                if about["type"] == "output"
+            ]
             saved = [target / about["filename"] for about in pictures]
             for about, path in zip(pictures, saved, strict=True):
                 shutil.copyfile(Path(base) / "output" / about["subfolder"] / about["filename"], path)

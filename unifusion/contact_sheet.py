@@ -87,8 +87,12 @@ def draw(references: Sequence[Reference]) -> torch.Tensor:
         top += _CELL + 8
         _write(pen, (left, top), f"{number + 1}  {reference.label or '(no label)'}")
         removed = " removed" if reference.strength == 0 else ""
-        _write(pen, (left, top + _LINE), f"strength {reference.strength:g}{removed}",
-               _INK if reference.strength == 1 else _ACCENT)
+        _write(
+            pen,
+            (left, top + _LINE),
+            f"strength {reference.strength:g}{removed}",
+            _INK if reference.strength == 1 else _ACCENT,
+        )
         bar, middle = (left + 200, left + _CELL), top + _LINE + 10
         pen.rectangle((bar[0], middle - 4, bar[1], middle + 4), fill=_FAINT)
         filled = bar[0] + (bar[1] - bar[0]) * min(reference.strength, 2.0) / 2

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 
-def resolution_shift(image_tokens: int, low: tuple[int, float] = (256, 0.5), high: tuple[int, float] = (6400, 1.15)) -> float:
+def resolution_shift(
+    image_tokens: int, low: tuple[int, float] = (256, 0.5), high: tuple[int, float] = (6400, 1.15)
+) -> float:
     """Log shift mu that grows linearly with the number of image tokens (Krea 2 reference code, ``sampling.py``).
 
     Args:
@@ -20,8 +22,9 @@ def resolution_shift(image_tokens: int, low: tuple[int, float] = (256, 0.5), hig
     return low[1] + slope * (image_tokens - low[0])
 
 
-def text_and_image_guidance(negative: torch.Tensor, images: torch.Tensor, positive: torch.Tensor,
-                            image_scale: float, text_scale: float) -> torch.Tensor:
+def text_and_image_guidance(
+    negative: torch.Tensor, images: torch.Tensor, positive: torch.Tensor, image_scale: float, text_scale: float
+) -> torch.Tensor:
     """n + s_img (i - n) + s_txt (p - i): InstructPix2Pix's two scales (arXiv 2211.09800, eq. 3).
 
     Args:

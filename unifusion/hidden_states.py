@@ -18,15 +18,6 @@ IMAGE = 16  # image k has role IMAGE + k
 
 _NAMES = {SYSTEM: "system", TEMPLATE: "template", INSTRUCTION: "instruction", GENERATED: "generated"}
 
-# What of a sequence conditions the picture. Keys are shown to creators and stored in graphs.
-SELECTIONS = (
-    "images and rewritten text",
-    "rewritten text only",
-    "images and prompt",
-    "everything after the system prompt",
-    "everything",
-)
-
 
 def image_role(index: int) -> int:
     """Role of the tokens of image ``index`` (0 for the first)."""
@@ -89,8 +80,9 @@ class HiddenStates(NamedTuple):
         return counts
 
 
-def make_hidden_states(states: torch.Tensor, roles: Sequence[int], pieces: Sequence[str], taps: Sequence[int],
-                       vlm: str, **about) -> HiddenStates:
+def make_hidden_states(
+    states: torch.Tensor, roles: Sequence[int], pieces: Sequence[str], taps: Sequence[int], vlm: str, **about
+) -> HiddenStates:
     """Build neutral hidden states (weights 1, counting during the whole schedule).
 
     Args:
@@ -108,54 +100,32 @@ def make_hidden_states(states: torch.Tensor, roles: Sequence[int], pieces: Seque
         raise ValueError(f"Hidden states must have the shape (1, tokens, taps, width), found {tuple(states.shape)}.")
     tokens = states.shape[1]
     if len(roles) != tokens or len(pieces) != tokens or len(taps) != states.shape[2]:
-        raise ValueError(f"Hidden states of {tokens} tokens and {states.shape[2]} taps came with {len(roles)} roles, "
-                         f"{len(pieces)} pieces and {len(taps)} taps.")
+        raise ValueError(
+            f"Hidden states of {tokens} tokens and {states.shape[2]} taps came with {len(roles)} roles, "
+            f"{len(pieces)} pieces and {len(taps)} taps."
+        )
     about.setdefault("weights", torch.ones(tokens))
     about.setdefault("spans", torch.tensor([[0.0, 1.0]]).repeat(tokens, 1))
-    return HiddenStates(states=states, roles=torch.as_tensor(roles, dtype=torch.int16), pieces=tuple(pieces),
-                        taps=tuple(taps), vlm=vlm, **about)
+    return HiddenStates(
+        states=states,
+        roles=torch.as_tensor(roles, dtype=torch.int16),
+        pieces=tuple(pieces),
+        taps=tuple(taps),
+        vlm=vlm,
+        **about,
+    )
 
 
 def take(hidden: HiddenStates, keep: torch.Tensor) -> HiddenStates:
     """The tokens where ``keep`` (tokens,) bool is true, in order."""
     index = keep.nonzero().squeeze(1)
     return hidden._replace(
-        states=hidden.states.index_select(1, index.to(hidden.states.device)), roles=hidden.roles[index],
-        weights=hidden.weights[index], spans=hidden.spans[index],
-        pieces=tuple(hidden.pieces[i] for i in index.tolist()))
-
-
-def selection_mask(roles: torch.Tensor, selection: str, opener: int | None = None) -> torch.Tensor:
-    """Which tokens condition the picture.
-
-    Args:
-        roles: ``(tokens,)``.
-        selection: one of :data:`SELECTIONS`.
-        opener: first token of the assistant's turn. From there to the end is used when the selection is empty or
-            names text and there is none: an unconditional branch needs at least one token, and the miniature is
-            trained with these.
-
-    Returns:
-        ``(tokens,)`` bool.
-    """
-    images = roles >= IMAGE
-    if selection == "images and rewritten text":
-        text, mask = roles == GENERATED, images | (roles == GENERATED)
-    elif selection == "rewritten text only":
-        text = mask = roles == GENERATED
-    elif selection == "images and prompt":
-        text = (roles == INSTRUCTION) | (roles == GENERATED)
-        mask = images | text
-    elif selection == "everything after the system prompt":
-        return roles != SYSTEM
-    elif selection == "everything":
-        return torch.ones_like(roles, dtype=torch.bool)
-    else:
-        raise ValueError(f"Unknown token selection '{selection}'; use one of: {', '.join(SELECTIONS)}.")
-    if opener is not None and not text.any():
-        mask = mask.clone()
-        mask[opener:] = True
-    return mask
+        states=hidden.states.index_select(1, index.to(hidden.states.device)),
+        roles=hidden.roles[index],
+        weights=hidden.weights[index],
+        spans=hidden.spans[index],
+        pieces=tuple(hidden.pieces[i] for i in index.tolist()),
+    )
 
 
 def drop_taps(hidden: HiddenStates, silenced: Iterable[int]) -> HiddenStates:
@@ -185,12 +155,17 @@ def join(parts: Sequence[HiddenStates]) -> HiddenStates:
         return parts[0]
     first = parts[0]
     for number, part in enumerate(parts[1:], 2):
-        for what, a, b in (("model", first.vlm, part.vlm), ("taps", first.taps, part.taps),
-                           ("width", first.width, part.width)):
+        for what, a, b in (
+            ("model", first.vlm, part.vlm),
+            ("taps", first.taps, part.taps),
+            ("width", first.width, part.width),
+        ):
             if a != b:
-                raise ValueError(f"Hidden states can be joined only when they come from the same encoder: the first "
-                                 f"has {what} {a}, number {number} has {b}. Encode both with the same CLIP and "
-                                 f"profile.")
+                raise ValueError(
+                    f"Hidden states can be joined only when they come from the same encoder: the first "
+                    f"has {what} {a}, number {number} has {b}. Encode both with the same CLIP and "
+                    f"profile."
+                )
     roles, offset = [], 0
     for part in parts:
         shifted = part.roles.clone()
@@ -198,10 +173,15 @@ def join(parts: Sequence[HiddenStates]) -> HiddenStates:
         roles.append(shifted)
         offset += len(part.grids)
     return first._replace(
-        states=torch.cat([p.states for p in parts], dim=1), roles=torch.cat(roles),
-        weights=torch.cat([p.weights for p in parts]), spans=torch.cat([p.spans for p in parts]),
-        pieces=sum((p.pieces for p in parts), ()), grids=sum((p.grids for p in parts), ()),
-        prompt=" | ".join(p.prompt for p in parts if p.prompt), text=" | ".join(p.text for p in parts if p.text))
+        states=torch.cat([p.states for p in parts], dim=1),
+        roles=torch.cat(roles),
+        weights=torch.cat([p.weights for p in parts]),
+        spans=torch.cat([p.spans for p in parts]),
+        pieces=sum((p.pieces for p in parts), ()),
+        grids=sum((p.grids for p in parts), ()),
+        prompt=" | ".join(p.prompt for p in parts if p.prompt),
+        text=" | ".join(p.text for p in parts if p.text),
+    )
 
 
 def with_weight(hidden: HiddenStates, mask: torch.Tensor, weight: float) -> HiddenStates:
@@ -230,8 +210,10 @@ def from_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> 
     """
     missing = {"states", "roles", "weights", "spans"} - tensors.keys()
     if metadata.get("unifusion.kind") != "hidden_states" or missing:
-        raise ValueError("This is not a file of UniFusion hidden states"
-                         + (f": {', '.join(sorted(missing))} missing." if missing else "."))
+        raise ValueError(
+            "This is not a file of UniFusion hidden states"
+            + (f": {', '.join(sorted(missing))} missing." if missing else ".")
+        )
     try:
         about = json.loads(metadata["unifusion.about"])
         grids = tuple(tuple((int(rows), int(columns)) for rows, columns in image) for image in about["grids"])
@@ -245,8 +227,9 @@ def from_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> 
     tokens = shape[1]
     for name, expected in (("roles", (tokens,)), ("weights", (tokens,)), ("spans", (tokens, 2))):
         if tuple(tensors[name].shape) != expected:
-            raise ValueError(f"Damaged hidden states: {name} has the shape {tuple(tensors[name].shape)}, "
-                             f"expected {expected}.")
+            raise ValueError(
+                f"Damaged hidden states: {name} has the shape {tuple(tensors[name].shape)}, expected {expected}."
+            )
     for name in ("states", "weights", "spans"):
         if not tensors[name].is_floating_point():
             raise ValueError(f"Damaged hidden states: {name} is {tensors[name].dtype}, expected floating point.")
@@ -256,5 +239,15 @@ def from_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> 
         raise ValueError(f"Damaged hidden states: roles must be whole numbers from 0 to {limit - 1}.")
     if not (torch.isfinite(weights) & (weights >= 0)).all() or not ((spans >= 0) & (spans <= 1)).all():
         raise ValueError("Damaged hidden states: weights must be 0 or more and spans within 0 and 1.")
-    return make_hidden_states(tensors["states"].float(), roles.tolist(), pieces, taps, vlm, weights=weights,
-                              spans=spans, prompt=prompt, text=text, grids=grids)
+    return make_hidden_states(
+        tensors["states"].float(),
+        roles.tolist(),
+        pieces,
+        taps,
+        vlm,
+        weights=weights,
+        spans=spans,
+        prompt=prompt,
+        text=text,
+        grids=grids,
+    )

@@ -31,16 +31,19 @@ def parse_gains(text: str, taps: tuple[int, ...]) -> list[float]:
     gains = [1.0] * len(taps)
     plain = parts and all("=" not in part for part in parts)
     if plain and len(parts) != len(taps):
-        raise ValueError(f"{len(parts)} layer gains were given ('{text}'), but the encoder has {len(taps)} taps; write "
-                         f"one number per tap, or single taps as in '11=1.45'.")
+        raise ValueError(
+            f"{len(parts)} layer gains were given ('{text}'), but the encoder has {len(taps)} taps; write "
+            f"one number per tap, or single taps as in '11=1.45'."
+        )
     try:
         if plain:
             gains, changes = [float(part) for part in parts], {}
         else:
             changes = {int(number): float(gain) for number, gain in (part.split("=") for part in parts)}
     except ValueError:
-        raise ValueError(f"Layer gains must look like '11=1.45, 5=0.9' or be one number per tap, found "
-                         f"'{text}'.") from None
+        raise ValueError(
+            f"Layer gains must look like '11=1.45, 5=0.9' or be one number per tap, found '{text}'."
+        ) from None
     gains = with_gains(gains, changes)
     if not all(abs(gain) <= LARGEST for gain in gains):
         raise ValueError(f"Layer gains must be numbers from -{LARGEST:g} to {LARGEST:g}, found '{text}'.")
@@ -56,8 +59,9 @@ def with_gains(gains: list[float], changes: dict[int, float]) -> list[float]:
     gains = list(gains)
     for number, gain in changes.items():
         if not 1 <= number <= len(gains):
-            raise ValueError(f"Layer gains name tap {number}, but the encoder has only {len(gains)} taps "
-                             f"(1 to {len(gains)}).")
+            raise ValueError(
+                f"Layer gains name tap {number}, but the encoder has only {len(gains)} taps (1 to {len(gains)})."
+            )
         gains[number - 1] = gain
     return gains
 

@@ -47,9 +47,14 @@ def _segments(words: str | Sequence[tuple[str, float]], role: int) -> list[Segme
     return [Segment(text, role, weight) for text, weight in ([(words, 1.0)] if isinstance(words, str) else words)]
 
 
-def chat(system: str, instruction: str | Sequence[tuple[str, float]], views: Sequence[int] = (),
-         labels: Sequence[str] = (), answer: str | Sequence[tuple[str, float]] = "",
-         strengths: Sequence[float] = ()) -> list[Segment]:
+def chat(
+    system: str,
+    instruction: str | Sequence[tuple[str, float]],
+    views: Sequence[int] = (),
+    labels: Sequence[str] = (),
+    answer: str | Sequence[tuple[str, float]] = "",
+    strengths: Sequence[float] = (),
+) -> list[Segment]:
     """Qwen's chat with pictures in front of the instruction (Krea 2's template when there is no picture).
 
     Args:
@@ -67,12 +72,20 @@ def chat(system: str, instruction: str | Sequence[tuple[str, float]], views: Seq
             segments.append(Segment(labels[index], TEMPLATE))
         for _ in range(count):
             weight = strengths[index] if strengths else 1.0
-            segments += [Segment(before, TEMPLATE), Segment(IMAGE_PAD, image_role(index), weight),
-                         Segment(after, TEMPLATE)]
+            segments += [
+                Segment(before, TEMPLATE),
+                Segment(IMAGE_PAD, image_role(index), weight),
+                Segment(after, TEMPLATE),
+            ]
     segments += [*_segments(instruction, INSTRUCTION), Segment("<|im_end|>\n", TEMPLATE), Segment(OPENER, TEMPLATE)]
     if answer:
         segments += _segments(answer, GENERATED)
     return segments
+
+
+def chat_text(system: str, instruction: str, answer: str = "") -> str:
+    """The chat of :func:`chat` as one string."""
+    return "".join(segment.text for segment in chat(system, instruction, answer=answer))
 
 
 def _control_pattern(tokenizer) -> str:
@@ -107,8 +120,10 @@ def token_bytes(tokenizer, ids: Sequence[int]) -> list[bytes]:
     """UTF-8 bytes of every token of a byte-level BPE tokenizer (Qwen's kind)."""
     added = set(tokenizer.get_added_vocab())
     values = _byte_values()
-    return [piece.encode() if piece in added else bytes(values[char] for char in piece)
-            for piece in tokenizer.convert_ids_to_tokens(list(ids))]
+    return [
+        piece.encode() if piece in added else bytes(values[char] for char in piece)
+        for piece in tokenizer.convert_ids_to_tokens(list(ids))
+    ]
 
 
 def tokenize(segments: Sequence[Segment], tokenizer) -> Tokens:
@@ -133,8 +148,10 @@ def tokenize(segments: Sequence[Segment], tokenizer) -> Tokens:
     ids = list(tokenizer(normal(text))["input_ids"])
     raw = token_bytes(tokenizer, ids)
     if sum(map(len, raw)) != ends[-1]:
-        raise ValueError("This tokenizer changes the text it reads, so the roles of its tokens cannot be known; "
-                         "only byte-level BPE tokenizers such as Qwen's are supported.")
+        raise ValueError(
+            "This tokenizer changes the text it reads, so the roles of its tokens cannot be known; "
+            "only byte-level BPE tokenizers such as Qwen's are supported."
+        )
     roles, weights, position, segment, opener = [], [], 0, 0, len(ids)
     for index, piece in enumerate(raw):
         position += len(piece)

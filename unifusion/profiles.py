@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .tiny.text import VERIFI_SYSTEM
+from .system_prompts import MINIATURE_SYSTEM
 
-KREA2_SYSTEM = ("Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships "
-                "of the objects and background:")
+KREA2_SYSTEM = (
+    "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships "
+    "of the objects and background:"
+)
 
 
 @dataclass(frozen=True)
@@ -41,18 +43,48 @@ class Profile:
     negative_pictures: bool = True
 
 
-PROFILES: dict[str, Profile] = {p.key: p for p in (
-    # Krea 2: taps, template and window from its reference code; the user prompt is injected, unlike in the paper.
-    Profile("krea2", "Krea 2", (2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 35), KREA2_SYSTEM, "faithful detail",
-            "everything after the system prompt", "everything after the system prompt", 512, 384 * 384),
-    Profile("miniature", "UniFusion miniature", (1, 3, 5, 7), VERIFI_SYSTEM, "miniature",
-            "images and prompt", "images and rewritten text", 160, 128 * 128,
+PROFILES: dict[str, Profile] = {
+    p.key: p
+    for p in (
+        # Krea 2: taps, template and window from its reference code; the user prompt is injected, unlike in the paper.
+        Profile(
+            "krea2",
+            "Krea 2",
+            (2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 35),
+            KREA2_SYSTEM,
+            "faithful detail",
+            "everything after the system prompt",
+            "everything after the system prompt",
+            512,
+            384 * 384,
+        ),
+        Profile(
+            "miniature",
+            "UniFusion miniature",
+            (1, 3, 5, 7),
+            MINIATURE_SYSTEM,
+            "miniature",
+            "images and prompt",
+            "images and rewritten text",
+            160,
+            128 * 128,
             # Its unconditional training had no picture. Pictures alone mean "draw this again" to it; guidance away from
             # that overdoes every change: half of the recoloured things lost their texture or shape.
-            negative_pictures=False),
-    Profile("qwen3vl", "Qwen3-VL", (), KREA2_SYSTEM, "faithful detail",
-            "everything after the system prompt", "images and rewritten text", 0, 384 * 384),
-)}
+            negative_pictures=False,
+        ),
+        Profile(
+            "qwen3vl",
+            "Qwen3-VL",
+            (),
+            KREA2_SYSTEM,
+            "faithful detail",
+            "everything after the system prompt",
+            "images and rewritten text",
+            0,
+            384 * 384,
+        ),
+    )
+}
 
 
 def taps_for(profile: Profile, layers: int) -> tuple[int, ...]:
@@ -63,8 +95,10 @@ def taps_for(profile: Profile, layers: int) -> tuple[int, ...]:
     """
     taps = profile.taps or tuple(range(2, layers, 3))
     if max(taps) >= layers:
-        raise ValueError(f"The profile '{profile.key}' taps layer {max(taps)}, but this text encoder has only {layers} "
-                         f"layers. Choose another profile, or load the text encoder that belongs to {profile.title}.")
+        raise ValueError(
+            f"The profile '{profile.key}' taps layer {max(taps)}, but this text encoder has only {layers} "
+            f"layers. Choose another profile, or load the text encoder that belongs to {profile.title}."
+        )
     return taps
 
 
@@ -79,8 +113,10 @@ def parse_taps(text: str, layers: int) -> tuple[int, ...]:
     except ValueError:
         raise ValueError(f"Taps must be layer numbers separated by commas such as '2, 5, 8', found '{text}'.") from None
     if not taps or list(taps) != sorted(set(taps)) or taps[0] < 0 or taps[-1] >= layers:
-        raise ValueError(f"Taps must be rising layer numbers from 0 to {layers - 1} (this text encoder has {layers} "
-                         f"layers), found '{text}'.")
+        raise ValueError(
+            f"Taps must be rising layer numbers from 0 to {layers - 1} (this text encoder has {layers} "
+            f"layers), found '{text}'."
+        )
     return taps
 
 
@@ -106,8 +142,11 @@ class SamplerPreset:
     mu: float
 
 
-SAMPLER_PRESETS: dict[str, SamplerPreset] = {p.key: p for p in (
-    SamplerPreset("UniFusion miniature", 16, 2.0, "euler", "simple", "fixed", 0.5),
-    SamplerPreset("Krea 2 Turbo", 8, 1.0, "euler", "simple", "fixed", 1.15),
-    SamplerPreset("Krea 2 Raw", 28, 4.5, "euler", "simple", "by resolution", 1.15),
-)}
+SAMPLER_PRESETS: dict[str, SamplerPreset] = {
+    p.key: p
+    for p in (
+        SamplerPreset("UniFusion miniature", 16, 2.0, "euler", "simple", "fixed", 0.5),
+        SamplerPreset("Krea 2 Turbo", 8, 1.0, "euler", "simple", "fixed", 1.15),
+        SamplerPreset("Krea 2 Raw", 28, 4.5, "euler", "simple", "by resolution", 1.15),
+    )
+}

@@ -39,9 +39,9 @@ def parse_weights(prompt: str) -> list[tuple[str, float]]:
             if number is None or not _is_weight(pieces[-1][0], number):
                 pieces.append((")", 1.0))
                 continue
-            pieces[-1] = (pieces[-1][0][:number.start()], pieces[-1][1])
+            pieces[-1] = (pieces[-1][0][: number.start()], pieces[-1][1])
             weight = float(number[1])
-            pieces[start:] = [(inner, w * weight) for inner, w in pieces[start + 1:]]
+            pieces[start:] = [(inner, w * weight) for inner, w in pieces[start + 1 :]]
         elif part:
             pieces.append((part, 1.0))
     return _merged(pieces)
@@ -53,7 +53,7 @@ def plain_text(pieces: list[tuple[str, float]]) -> str:
 
 
 def _is_weight(text: str, number: re.Match) -> bool:
-    behind_digit = text[:number.start()][-1:].isdigit() and "." not in number[1]
+    behind_digit = text[: number.start()][-1:].isdigit() and "." not in number[1]
     return float(number[1]) <= HIGHEST and not behind_digit
 
 

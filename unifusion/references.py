@@ -97,8 +97,10 @@ def check_picture(picture: torch.Tensor, name: str) -> torch.Tensor:
         ValueError: if it is not a picture or contains NaN.
     """
     if picture.ndim != 4 or picture.shape[-1] not in (1, 3, 4) or 0 in picture.shape:
-        raise ValueError(f"{name} is not a picture: its shape is {tuple(picture.shape)}, expected (1, height, width, "
-                         f"3 or 4). Connect an IMAGE of a loader or a VAE Decode.")
+        raise ValueError(
+            f"{name} is not a picture: its shape is {tuple(picture.shape)}, expected (1, height, width, "
+            f"3 or 4). Connect an IMAGE of a loader or a VAE Decode."
+        )
     if not all(map(torch.isfinite, torch.aminmax(picture))):  # a tenth of the time of isfinite on every pixel
         raise ValueError(f"{name} contains NaN or infinite pixels; check the node it comes from.")
     picture = picture.float()
@@ -114,8 +116,15 @@ def resize(picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return resized.clamp(0, 1).movedim(1, -1)
 
 
-def from_batch(batch: torch.Tensor, name: str, label: str = "", strength: float = 1.0, tiles: int = 0,
-               start: float = 0.0, end: float = 1.0) -> list[Reference]:
+def from_batch(
+    batch: torch.Tensor,
+    name: str,
+    label: str = "",
+    strength: float = 1.0,
+    tiles: int = 0,
+    start: float = 0.0,
+    end: float = 1.0,
+) -> list[Reference]:
     """References from a ComfyUI image batch: every picture of it is one, a label is then numbered.
 
     Args:
@@ -128,18 +137,21 @@ def from_batch(batch: torch.Tensor, name: str, label: str = "", strength: float 
             range.
     """
     if not 0 <= strength < float("inf"):
-        raise ValueError(f"The strength of a reference must be 0 or more, found {strength}: 1 is neutral, 2 counts "
-                         f"twice, 0 removes.")
+        raise ValueError(
+            f"The strength of a reference must be 0 or more, found {strength}: 1 is neutral, 2 counts twice, 0 removes."
+        )
     if not 0 <= start < end <= 1:
-        raise ValueError(f"A reference must count in some part of the schedule: found start {start:g} and end {end:g}, "
-                         f"expected 0 <= start < end <= 1.")
+        raise ValueError(
+            f"A reference must count in some part of the schedule: found start {start:g} and end {end:g}, "
+            f"expected 0 <= start < end <= 1."
+        )
     label = _checked_label(label)
     if batch.ndim == 3:
         batch = batch[None]
     made = []
     for number in range(batch.shape[0]):
         which = name if batch.shape[0] == 1 else f"{name}, picture {number + 1} of {batch.shape[0]},"
-        one = batch[number:number + 1]
+        one = batch[number : number + 1]
         notes = []
         height, width = one.shape[1:3] if one.ndim == 4 else (0, 0)
         if one.ndim == 4 and one.shape[-1] == 4:
@@ -163,6 +175,7 @@ def from_images(images: dict[str, torch.Tensor | None]) -> list[Reference]:
     Args:
         images: name of the socket, such as ``"image0"`` -> ``(batch, height, width, channels)``.
     """
+
     def number(name: str) -> int:
         return int(re.sub(r"\D", "", name) or 0)
 
@@ -174,13 +187,15 @@ def _checked_label(label: str) -> str:
     """A label is words in front of a picture; control tokens in it would break the chat."""
     label = label.strip().rstrip(":").rstrip()
     if "<" in label or ">" in label or "\n" in label:
-        raise ValueError(f"A label must be plain words on one line such as 'the dog', without < and >; found "
-                         f"'{label}'.")
+        raise ValueError(
+            f"A label must be plain words on one line such as 'the dog', without < and >; found '{label}'."
+        )
     return label
 
 
-def combine(references: Sequence[Reference], budget: int = 0, tiles: int = 1,
-            labels: str = OWN_LABELS) -> list[Reference]:
+def combine(
+    references: Sequence[Reference], budget: int = 0, tiles: int = 1, labels: str = OWN_LABELS
+) -> list[Reference]:
     """Give references one common setting.
 
     Args:
@@ -199,9 +214,11 @@ def combine(references: Sequence[Reference], budget: int = 0, tiles: int = 1,
     set_up = [reference._replace(tiles=reference.tiles or tiles) for reference in references]
     views = sum(count_views(reference.picture, reference.tiles) for reference in set_up)
     if budget and budget < LEAST_TOKENS * views:
-        raise ValueError(f"A budget of {budget} tokens is too small for {_count(len(set_up), 'picture')} with "
-                         f"{_count(views, 'view')}: every view needs at least {LEAST_TOKENS} tokens, together "
-                         f"{LEAST_TOKENS * views}. Raise the budget, lower the detail or connect fewer pictures.")
+        raise ValueError(
+            f"A budget of {budget} tokens is too small for {_count(len(set_up), 'picture')} with "
+            f"{_count(views, 'view')}: every view needs at least {LEAST_TOKENS} tokens, together "
+            f"{LEAST_TOKENS * views}. Raise the budget, lower the detail or connect fewer pictures."
+        )
     if budget:
         set_up = [reference._replace(tokens=budget // views) for reference in set_up]
     if labels == NO_LABELS:
@@ -210,12 +227,16 @@ def combine(references: Sequence[Reference], budget: int = 0, tiles: int = 1,
         if labels not in LABEL_STYLES:
             raise ValueError(f"There is no label style '{labels}'; use one of: {', '.join(LABEL_STYLES)}.")
         word = labels.split()[0]
-        set_up = [reference._replace(label=reference.label or f"{word} {number}")
-                  for number, reference in enumerate(set_up, 1)]
+        set_up = [
+            reference._replace(label=reference.label or f"{word} {number}")
+            for number, reference in enumerate(set_up, 1)
+        ]
     named = [reference.label.lower() for reference in set_up if reference.label]
     if twice := sorted({label for label in named if named.count(label) > 1}):
-        raise ValueError(f"Two references have the label '{twice[0]}', so the prompt cannot tell them apart. Give each "
-                         f"its own label.")
+        raise ValueError(
+            f"Two references have the label '{twice[0]}', so the prompt cannot tell them apart. Give each "
+            f"its own label."
+        )
     return set_up
 
 
@@ -307,12 +328,14 @@ def prepare(reference: Reference, tokens: int) -> PreparedReference:
     if height * width < shown[0] * shown[1] // 4:
         notes.append(f"enlarged from {width} x {height} pixels, which adds no detail")
     if abs(log(shown[1] / shown[0] * height / width)) > log(1.25):
-        notes.append(f"its shape {width}:{height} does not fit {tokens} tokens; seen as "
-                     f"{shown[1] // TOKEN}:{shown[0] // TOKEN}")
+        notes.append(
+            f"its shape {width}:{height} does not fit {tokens} tokens; seen as {shown[1] // TOKEN}:{shown[0] // TOKEN}"
+        )
     if reference.tiles > 1 and len(views) == 1:
         notes.append("too small to be cut into tiles")
-    return PreparedReference(views, reference.label, reference.strength, reference.start, reference.end,
-                             "; ".join(notes), (height, width))
+    return PreparedReference(
+        views, reference.label, reference.strength, reference.start, reference.end, "; ".join(notes), (height, width)
+    )
 
 
 def unknown_labels(prompt: str, references: Sequence[Reference | PreparedReference]) -> list[str]:
@@ -342,8 +365,10 @@ def prepared_lines(references: Sequence[PreparedReference]) -> list[str]:
         label = f" '{reference.label}'" if reference.label else ""
         *parts, whole = [f"{rows} x {columns}" for rows, columns in reference.grids]
         grids = f"{len(parts)} patches of about {parts[0]} and the whole of {whole}" if parts else whole
-        lines.append(f"picture {number}{label}: {grids} = {reference.tokens} tokens"
-                     + (f"; {about}" if (about := describe(reference)) else ""))
+        lines.append(
+            f"picture {number}{label}: {grids} = {reference.tokens} tokens"
+            + (f"; {about}" if (about := describe(reference)) else "")
+        )
     return lines
 
 
@@ -360,8 +385,10 @@ def combined_lines(references: Sequence[Reference], budget: int) -> list[str]:
         used = sum(reference.tokens for reference in prepared)
         return [*prepared_lines(prepared), f"budget: {used} of {budget} tokens, at most {references[0].tokens} a view"]
     by_profile = ", ".join(f"{title} {tokens}" for title, tokens in sizes.items())
-    lines = [f"budget 0: every view gets what the encoder's profile wants, in tokens: {by_profile}; counted above for "
-             f"the largest"]
+    lines = [
+        f"budget 0: every view gets what the encoder's profile wants, in tokens: {by_profile}; counted above for "
+        f"the largest"
+    ]
     if all(reference.tokens for reference in references):
         lines = []  # a Combine in front has set the sizes
     return [*prepared_lines(prepared), *lines]

@@ -95,8 +95,10 @@ def _pack_conditioning(entries: list) -> tuple[dict[str, torch.Tensor], list[dic
             try:
                 plain[key] = json.loads(json.dumps(value))
             except TypeError:
-                raise ValueError(f"This conditioning carries '{key}' ({type(value).__name__}), which a file cannot "
-                                 f"hold; save it before the node that adds '{key}'.") from None
+                raise ValueError(
+                    f"This conditioning carries '{key}' ({type(value).__name__}), which a file cannot "
+                    f"hold; save it before the node that adds '{key}'."
+                ) from None
         description.append(plain)
     return tensors, description
 
@@ -116,8 +118,13 @@ def _unpack_conditioning(tensors: dict[str, torch.Tensor], about: str) -> list:
         if not torch.isfinite(tensor).all():
             raise ValueError("its conditioning contains NaN or infinite values")
         prefix = f"{number}.option."
-        entries.append([tensor, options | {name.removeprefix(prefix): value for name, value in tensors.items()
-                                           if name.startswith(prefix)}])
+        entries.append(
+            [
+                tensor,
+                options
+                | {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)},
+            ]
+        )
     if not entries:
         raise ValueError("it holds no conditioning")
     return entries
@@ -142,8 +149,9 @@ def write(path: Path, stored: Stored, more_metadata: dict[str, str] | None = Non
             os.fsync(file.fileno())
         os.replace(unfinished, path)
     except OSError as error:
-        raise ValueError(f"'{path.name}' could not be saved: {error.strerror}. Free some space or choose another "
-                         f"folder.") from None
+        raise ValueError(
+            f"'{path.name}' could not be saved: {error.strerror}. Free some space or choose another folder."
+        ) from None
     finally:
         unfinished.unlink(missing_ok=True)
     return len(data)
@@ -162,8 +170,11 @@ def header(path: Path) -> dict:
         if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
             raise ValueError("it is a pickle or an archive, not a safetensors file")
         if len(start) < 8 or length < 2 or length > HEADER_LIMIT:
-            raise ValueError("it is not a safetensors file" if length < HEADER_LIMIT else
-                             f"its header claims {length} bytes, more than the {HEADER_LIMIT} allowed")
+            raise ValueError(
+                "it is not a safetensors file"
+                if length < HEADER_LIMIT
+                else f"its header claims {length} bytes, more than the {HEADER_LIMIT} allowed"
+            )
         if length > size - 8:
             raise ValueError("it is cut off inside its header")
         try:

@@ -6,14 +6,16 @@ is written, and with it the picture. These wordings are this repository's own.
 
 from __future__ import annotations
 
-from .tiny.text import VERIFI_SYSTEM
-
 AS_PROFILE = "as the profile"
 CUSTOM = "custom"
 
-_ONLY_TEXT = (" Answer with the description alone: one paragraph of plain English, without a heading, a list, a "
-              "question or a remark about your task. If pictures are given, call what they show by what it is, never "
-              "by file or number.")
+MINIATURE_SYSTEM = "Describe the picture in full detail."  # the one the miniature was trained with
+
+_ONLY_TEXT = (
+    " Answer with the description alone: one paragraph of plain English, without a heading, a list, a "
+    "question or a remark about your task. If pictures are given, call what they show by what it is, never "
+    "by file or number."
+)
 
 SYSTEM_PROMPTS: dict[str, str] = {
     "faithful detail": (
@@ -21,41 +23,49 @@ SYSTEM_PROMPTS: dict[str, str] = {
         "states: every subject and its number, every color, every name, every word in quotation marks, every "
         "relation between things. Then say what the request leaves open, in this order: what the main subject looks "
         "like, what it does, what stands where around it, the background, the light, the materials, the style. Add "
-        "nothing that contradicts the request and no second subject that nobody asked for." + _ONLY_TEXT),
+        "nothing that contradicts the request and no second subject that nobody asked for." + _ONLY_TEXT
+    ),
     "photograph": (
         "You turn a short request into the description of one real photograph of it. Keep everything the request "
         "states. Say what the lens sees: subject, pose, clothing or surface, surroundings, weather or room; then how "
         "it was taken: distance, camera height, focal length, depth of field, direction and color of the light, "
-        "exposure, grain. Skin, fabric and dirt look as they do in life." + _ONLY_TEXT),
+        "exposure, grain. Skin, fabric and dirt look as they do in life." + _ONLY_TEXT
+    ),
     "illustration": (
         "You turn a short request into the description of one drawn or painted picture of it. Keep everything the "
         "request states. Name the medium first (ink, watercolor, gouache, oil, vector, 3D, pixel art, whichever "
         "suits the request or is asked for), then subject, composition, line, palette with its main colors by name, "
-        "shading, texture of the ground, and mood." + _ONLY_TEXT),
+        "shading, texture of the ground, and mood." + _ONLY_TEXT
+    ),
     "typography": (
         "You turn a short request into the description of a picture in which writing matters: a poster, sign, label, "
         "cover or screen. Copy every text that shall be read letter by letter in quotation marks, in its own "
         "language and capitals, and say for each where it stands, its size against the others, letter form, color "
         "and material. Then describe layout, background and pictures between the texts. Invent no further "
-        "text." + _ONLY_TEXT),
+        "text." + _ONLY_TEXT
+    ),
     "edit instruction": (
         "You see one or more pictures and an instruction to change or combine them. Describe the finished picture, "
         "as if it were already made. Say first what changes, exactly and once; then describe what stays, as it is in "
         "the pictures: faces, bodies, clothing, objects, places, camera position, light, colors and style. Do not "
-        "mention the instruction or that anything was changed." + _ONLY_TEXT),
+        "mention the instruction or that anything was changed." + _ONLY_TEXT
+    ),
     "reason first, then describe": (
         "You plan a picture before it is made. Think first, in a few short sentences: what the request means, what "
         "must not be missed, how many of each thing there are, what stands left, right, in front and behind, and "
         "which facts of the world the picture has to respect. Then begin a new paragraph and describe the finished "
-        "picture in full, keeping everything the request states. Write plain English without headings or lists."),
+        "picture in full, keeping everything the request states. Write plain English without headings or lists."
+    ),
     "keep it short": (
         "You make a request for a picture clear in at most two sentences. Keep every subject, number, color, name, "
-        "quoted word and relation. Add only what is needed to draw it: setting, light and style." + _ONLY_TEXT),
+        "quoted word and relation. Add only what is needed to draw it: setting, light and style." + _ONLY_TEXT
+    ),
     "translate to English": (
         "You translate a request for a picture into English, whatever language it is in. Translate everything and "
         "add nothing. Leave words in quotation marks in their own language, as they are to be read in the picture. A "
-        "request that is English already is repeated as it stands." + _ONLY_TEXT),
-    "miniature": VERIFI_SYSTEM,
+        "request that is English already is repeated as it stands." + _ONLY_TEXT
+    ),
+    "miniature": MINIATURE_SYSTEM,
 }
 
 
@@ -72,11 +82,14 @@ def system_prompt_for(default: str, choice: str, custom: str) -> str:
     """
     if choice == CUSTOM:
         if not custom.strip():
-            raise ValueError("The system prompt is set to 'custom', but custom_system_prompt is empty. Write one "
-                             "there, or choose another system prompt.")
+            raise ValueError(
+                "The system prompt is set to 'custom', but custom_system_prompt is empty. Write one "
+                "there, or choose another system prompt."
+            )
         return custom.strip()
     key = default if choice == AS_PROFILE else choice
     if key not in SYSTEM_PROMPTS:
-        raise ValueError(f"There is no system prompt '{choice}'; choose one of: {AS_PROFILE}, "
-                         f"{', '.join(SYSTEM_PROMPTS)}, {CUSTOM}.")
+        raise ValueError(
+            f"There is no system prompt '{choice}'; choose one of: {AS_PROFILE}, {', '.join(SYSTEM_PROMPTS)}, {CUSTOM}."
+        )
     return SYSTEM_PROMPTS[key]

@@ -12,11 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .hidden_states import GENERATED, IMAGE, selection_mask
-
-ENCODE_AGAIN = "encode the rewritten text as a prompt"
-REWRITE_SELECTIONS = ("images and rewritten text", "rewritten text only", "everything after the system prompt",
-                      ENCODE_AGAIN)
+from .hidden_states import GENERATED, IMAGE
+from .selection import ENCODE_AGAIN, selection_mask
 
 
 @dataclass(frozen=True)
@@ -47,13 +44,21 @@ class Decoding:
 
     def __post_init__(self):
         if self.max_length < 1:
-            raise ValueError(f"The maximum length is {self.max_length} tokens, so nothing could be written. Set "
-                             f"max_length to 1 or more.")
+            raise ValueError(
+                f"The maximum length is {self.max_length} tokens, so nothing could be written. Set "
+                f"max_length to 1 or more."
+            )
         if not 0 <= self.min_length <= self.max_length:
-            raise ValueError(f"The minimum length must lie between 0 and the maximum length of {self.max_length} "
-                             f"tokens, found {self.min_length}. Change min_length or max_length.")
-        for name, lowest, highest in (("top_p", 0, 1), ("min_p", 0, 1), ("top_k", 0, float("inf")),
-                                      ("temperature", 0, float("inf"))):
+            raise ValueError(
+                f"The minimum length must lie between 0 and the maximum length of {self.max_length} "
+                f"tokens, found {self.min_length}. Change min_length or max_length."
+            )
+        for name, lowest, highest in (
+            ("top_p", 0, 1),
+            ("min_p", 0, 1),
+            ("top_k", 0, float("inf")),
+            ("temperature", 0, float("inf")),
+        ):
             value = getattr(self, name)
             if not lowest <= value <= highest:
                 raise ValueError(f"{name} must be {'from 0 to 1' if highest == 1 else '0 or more'}, found {value}.")
@@ -61,8 +66,9 @@ class Decoding:
             raise ValueError(f"repetition_penalty must be above 0, found {self.repetition_penalty}; 1 is none.")
 
 
-def room_to_write(roles: list[int], selection: str, around: int, window: int, context: int, max_length: int,
-                  title: str) -> int:
+def room_to_write(
+    roles: list[int], selection: str, around: int, window: int, context: int, max_length: int, title: str
+) -> int:
     """Most tokens that may be written, so that what is selected fits into the drawing model's window.
 
     Args:
@@ -78,9 +84,11 @@ def room_to_write(roles: list[int], selection: str, around: int, window: int, co
         ValueError: if not one token fits.
     """
     if len(roles) + max_length > context:
-        raise ValueError(f"{len(roles)} tokens to read and up to {max_length} to write are more than the {context} "
-                         f"this text encoder can hold. Use fewer or smaller pictures, a shorter prompt, or a lower "
-                         f"max_length.")
+        raise ValueError(
+            f"{len(roles)} tokens to read and up to {max_length} to write are more than the {context} "
+            f"this text encoder can hold. Use fewer or smaller pictures, a shorter prompt, or a lower "
+            f"max_length."
+        )
     if not window:
         return max_length
     roles_tensor = torch.tensor(roles)
@@ -90,39 +98,46 @@ def room_to_write(roles: list[int], selection: str, around: int, window: int, co
     else:
         used = int(selection_mask(roles_tensor, selection).sum())
     if used >= window:
-        raise ValueError(f"No room is left to write: {used} tokens ({images} of them pictures) fill the window of "
-                         f"{window} that {title} was trained with. Use fewer or smaller pictures, or a shorter "
-                         f"prompt.")
+        raise ValueError(
+            f"No room is left to write: {used} tokens ({images} of them pictures) fill the window of "
+            f"{window} that {title} was trained with. Use fewer or smaller pictures, or a shorter "
+            f"prompt."
+        )
     return min(max_length, window - used)
 
 
-_ACTION = (r"(help|assist|create|generat|provid|fulfil|comply|describ|produc|draw|mak|edit|(re)?writ|continu|support|"
-           r"engag|process|complet|depict|do that|do this|discuss|answer|respond|satisfy|meet|offer|give|share|"
-           r"accommodat|proceed|with)")
+_ACTION = (
+    r"(help|assist|create|generat|provid|fulfil|comply|describ|produc|draw|mak|edit|(re)?writ|continu|support|"
+    r"engag|process|complet|depict|do that|do this|discuss|answer|respond|satisfy|meet|offer|give|share|"
+    r"accommodat|proceed|with)"
+)
 # Beginnings only: "a sign that says sorry" is a picture. First persons and apologies do not begin a description.
-_REFUSALS = tuple(re.compile(pattern) for pattern in (
-    r"(i'm|i am|we're|we are)( very| so| really| deeply)? (sorry|unable|not able|not allowed|not permitted)\b",
-    r"(sorry|apologies|my apologies|i apologi[sz]e)\b(,|\.|!| but| for| that| i\b)",
-    rf"(i|we) (can't|cannot|can not|won't|will not|must decline|have to decline|don't feel comfortable|do not feel "
-    rf"comfortable|am not comfortable)( to| in good conscience| directly)?( be able to)? ?{_ACTION}",
-    r"(i|we) (must|have to|need to) (decline|refuse)\b",
-    r"unfortunately,? (i|we)('m| am| can't| cannot| can not| won't)",
-    r"as an? (ai|artificial intelligence|(large )?language model)\b",
-    r"(leider|bedauerlicherweise) (kann|darf) ich\b",
-    r"(es )?tut mir (sehr |wirklich )?leid\b",
-    r"(entschuldigung|verzeihung)[,.!]|ich (bitte um|entschuldige)",
-    r"ich (kann|darf|werde|möchte) [^.]{0,60}\bnicht\b",
-    r"ich bin (leider )?nicht (in der lage|befugt)",
-    r"als (ki|künstliche intelligenz|sprachmodell)\b",
-    r"(我)?(很|非常|十分|实在|實在)?(抱歉|对不起|對不起|不好意思)",
-    r"(我|本模型|我们)?(目前|暂时)?(无法|無法|不能|不可以|没办法|沒辦法)(协助|協助|帮|幫|提供|生成|创|創|描述|满足|滿足|完成|处理|處理|回答|"
-    r"为您|为你|為您|回应|进行)",
-    r"作为(一个|一名|一款)?(ai|人工智能|大?语言模型)",
-    r"(大変|誠に|本当に)?(申し訳|すみません|すいません|ごめんなさい|恐れ入りますが)",
-    r"(その|この|ご)?(リクエスト|要望|依頼|要求|画像|内容)[^。]{0,30}(できません|いたしかねます|出来ません)",
-    r"お手伝い(は|を)?(でき|出来)ません",
-    r"(私は)?aiとして",
-))
+_REFUSALS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(i'm|i am|we're|we are)( very| so| really| deeply)? (sorry|unable|not able|not allowed|not permitted)\b",
+        r"(sorry|apologies|my apologies|i apologi[sz]e)\b(,|\.|!| but| for| that| i\b)",
+        rf"(i|we) (can't|cannot|can not|won't|will not|must decline|have to decline|don't feel comfortable|do not feel "
+        rf"comfortable|am not comfortable)( to| in good conscience| directly)?( be able to)? ?{_ACTION}",
+        r"(i|we) (must|have to|need to) (decline|refuse)\b",
+        r"unfortunately,? (i|we)('m| am| can't| cannot| can not| won't)",
+        r"as an? (ai|artificial intelligence|(large )?language model)\b",
+        r"(leider|bedauerlicherweise) (kann|darf) ich\b",
+        r"(es )?tut mir (sehr |wirklich )?leid\b",
+        r"(entschuldigung|verzeihung)[,.!]|ich (bitte um|entschuldige)",
+        r"ich (kann|darf|werde|möchte) [^.]{0,60}\bnicht\b",
+        r"ich bin (leider )?nicht (in der lage|befugt)",
+        r"als (ki|künstliche intelligenz|sprachmodell)\b",
+        r"(我)?(很|非常|十分|实在|實在)?(抱歉|对不起|對不起|不好意思)",
+        r"(我|本模型|我们)?(目前|暂时)?(无法|無法|不能|不可以|没办法|沒辦法)(协助|協助|帮|幫|提供|生成|创|創|描述|满足|滿足|完成|处理|處理|回答|"
+        r"为您|为你|為您|回应|进行)",
+        r"作为(一个|一名|一款)?(ai|人工智能|大?语言模型)",
+        r"(大変|誠に|本当に)?(申し訳|すみません|すいません|ごめんなさい|恐れ入りますが)",
+        r"(その|この|ご)?(リクエスト|要望|依頼|要求|画像|内容)[^。]{0,30}(できません|いたしかねます|出来ません)",
+        r"お手伝い(は|を)?(でき|出来)ません",
+        r"(私は)?aiとして",
+    )
+)
 
 
 def what_is_wrong(answer: str) -> str | None:

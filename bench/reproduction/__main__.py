@@ -19,8 +19,9 @@ from .part import TITLES, Part
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.reproduction", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.reproduction", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder of table, JSON and plots")
     parser.add_argument("--parts", default=",".join(TITLES), help="e.g. 'c,e,h'; default all")
     parser.add_argument("--count", type=int, default=200, help="scenes of each variant")
@@ -37,8 +38,8 @@ def main() -> None:
     pack("unifusion.profiles")  # ComfyUI must be on the path before the parts are imported
     from .. import __main__ as bench
     from . import report
-    from .graph import SHIPPED, Graph, fingerprints
     from .shipped import Shipped
+    from .through_nodes import SHIPPED, Graph, fingerprints
 
     folder = given.weights or SHIPPED
     runs = {}
@@ -49,8 +50,13 @@ def main() -> None:
         runs |= {"a": trainings.poolings, "b": trainings.refiner, "g": trainings.editing}
     if set(wanted) - set("abg"):
         parts = Shipped(Graph(folder), given.count, given.minutes)
-        runs |= {"c": parts.verifi_against_raw, "d": parts.reconstruction_by_tiles, "e": parts.edit_accuracy,
-                 "f": parts.two_references, "h": parts.layer_dropout}
+        runs |= {
+            "c": parts.verifi_against_raw,
+            "d": parts.reconstruction_by_tiles,
+            "e": parts.edit_accuracy,
+            "f": parts.two_references,
+            "h": parts.layer_dropout,
+        }
 
     given.out.mkdir(parents=True, exist_ok=True)
     kept = given.out / "reproduction.json"
@@ -59,8 +65,12 @@ def main() -> None:
         began = time.time()
         part: Part = runs[key]()
         results = json.loads(kept.read_text()) if kept.exists() else {}  # parts may run side by side
-        results[key] = {**part.as_dict(), "seconds": round(time.time() - began), "weights": fingerprints(folder),
-                        "machine": bench.machine()}
+        results[key] = {
+            **part.as_dict(),
+            "seconds": round(time.time() - began),
+            "weights": fingerprints(folder),
+            "machine": bench.machine(),
+        }
         kept.write_text(json.dumps(results, indent=1) + "\n")
         report.plot(key, results[key], given.out / f"reproduction_{key}.png")
         (given.out / "reproduction.md").write_text(f"{report.headings(results)}\n{report.table(results)}\n")

@@ -34,14 +34,17 @@ class Part:
     differences: list[Measured] = field(default_factory=list)
 
     def as_dict(self) -> dict:
-        return {"about": self.about, "scenes": self.scenes, "figures": [f.as_dict() for f in self.figures],
-                "differences": [f.as_dict() for f in self.differences]}
+        return {
+            "about": self.about,
+            "scenes": self.scenes,
+            "figures": [f.as_dict() for f in self.figures],
+            "differences": [f.as_dict() for f in self.differences],
+        }
 
 
 def compared(about: str, tallies: dict[str, Tally], against: dict[str, str]) -> Part:
     """A part from the tallies of its variants; ``against`` names variant -> the variant it is compared with."""
     figures = [figure for variant, tally in tallies.items() for figure in tally.figures(variant)]
-    gaps = [gap for one, other in against.items()
-            for gap in differences((one, tallies[one]), (other, tallies[other]))]
+    gaps = [gap for one, other in against.items() for gap in differences((one, tallies[one]), (other, tallies[other]))]
     scenes = max(len(outcomes) for tally in tallies.values() for outcomes in tally.outcomes.values())
     return Part(about, scenes, figures, gaps)

@@ -10,8 +10,23 @@ from .part import TITLES
 from .shares import Measured
 
 matplotlib.use("Agg")
-MAIN = ("loss", "PSNR", "position", "background", "colour", "shape", "size", "texture", "whole", "number of things",
-        "everything stated", "change made", "rest kept", "both", "caption of the result right")
+MAIN = (
+    "loss",
+    "PSNR",
+    "position",
+    "background",
+    "colour",
+    "shape",
+    "size",
+    "texture",
+    "whole",
+    "number of things",
+    "everything stated",
+    "change made",
+    "rest kept",
+    "both",
+    "caption of the result right",
+)
 
 
 def _figures(part: dict, key: str) -> list[Measured]:
@@ -20,8 +35,10 @@ def _figures(part: dict, key: str) -> list[Measured]:
 
 def table(results: dict[str, dict]) -> str:
     """Markdown: every part with its figures and differences; parts that were not run are named as such."""
-    lines = ["| part | variant | measure | result | 95% interval | right of checked | scenes |",
-             "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| part | variant | measure | result | 95% interval | right of checked | scenes |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for key, title in TITLES.items():
         if key not in results:
             lines.append(f"| ({key}) {title} | | | **not run** | | | |")
@@ -33,8 +50,10 @@ def table(results: dict[str, dict]) -> str:
                 sign = "+" if kind == "differences" else ""
                 clear = " (clear)" if kind == "differences" and (f.low > 0 or f.high < 0) else ""
                 counted = f"{f.right}/{f.count}" if f.right is not None else str(f.count)
-                lines.append(f"| ({key}) | {f.variant} | {f.measure} | {f.value:{sign}.{digits}f} {f.unit}{clear} | "
-                             f"{f.low:{sign}.{digits}f} to {f.high:{sign}.{digits}f} | {counted} | {scenes} |")
+                lines.append(
+                    f"| ({key}) | {f.variant} | {f.measure} | {f.value:{sign}.{digits}f} {f.unit}{clear} | "
+                    f"{f.low:{sign}.{digits}f} to {f.high:{sign}.{digits}f} | {counted} | {scenes} |"
+                )
     return "\n".join(lines)
 
 
@@ -45,8 +64,10 @@ def headings(results: dict[str, dict]) -> str:
         if key in results:
             part = results[key]
             weights = ", ".join(f"{name} {digits}" for name, digits in part["weights"].items())
-            lines.append(f"**({key}) {title}.** {part['about']} {part['scenes']} scenes for each variant, "
-                         f"{part['seconds']} s. Weights (SHA-256): {weights}.\n")
+            lines.append(
+                f"**({key}) {title}.** {part['about']} {part['scenes']} scenes for each variant, "
+                f"{part['seconds']} s. Weights (SHA-256): {weights}.\n"
+            )
         else:
             lines.append(f"**({key}) {title}.** Not run.\n")
     return "\n".join(lines)
@@ -67,8 +88,16 @@ def plot(key: str, part: dict, path: Path) -> None:
         values = [f.value for f in own]
         # At 0 and 100% an interval's end may be 1e-15 off, which errorbar refuses.
         errors = [[max(0.0, f.value - f.low) for f in own], [max(0.0, f.high - f.value) for f in own]]
-        axes.errorbar(values, rows, xerr=errors, fmt="o", markersize=4, capsize=2, label=variant,
-                      color=colors(0.9 * number / max(1, len(variants) - 1)))
+        axes.errorbar(
+            values,
+            rows,
+            xerr=errors,
+            fmt="o",
+            markersize=4,
+            capsize=2,
+            label=variant,
+            color=colors(0.9 * number / max(1, len(variants) - 1)),
+        )
     axes.set_yticks(range(len(measures)), measures)
     axes.invert_yaxis()
     axes.set(xlim=(-2, 102), xlabel="% right, 95% interval", title=f"({key}) {TITLES[key]}\n{part['scenes']} scenes")

@@ -12,12 +12,12 @@ from itertools import permutations
 
 import numpy as np
 
-from unifusion.tiny import scene as world
-from unifusion.tiny.prompts import caption_request, edit_instruction, two_picture_instruction, user_prompt
-from unifusion.tiny.render import render, sample_jitter
-from unifusion.tiny.scene import Edit, Scene
-from unifusion.tiny.scorer import score_things
-from unifusion.tiny.text import PromptSpec
+from recipes.miniature import scene as world
+from recipes.miniature.captions import PromptSpec
+from recipes.miniature.render import render, sample_jitter
+from recipes.miniature.scene import Edit, Scene
+from recipes.miniature.scorer import score_things
+from recipes.miniature.wordings import caption_request, edit_instruction, two_picture_instruction, user_prompt
 
 ATTRIBUTES = {"colour": "color", "shape": "shape", "size": "size", "texture": "texture"}
 
@@ -86,8 +86,15 @@ def edits(count: int, seed: int) -> list[Asked]:
             continue
         edit = world.sample_edit(rng, before, kind, held_out=None)
         picture = render(before, jitter=sample_jitter(rng))
-        made.append(Asked(edit_instruction(before, edit, rng, "test"), edit.apply(before), pictures=(picture,),
-                          before=before, edit=edit))
+        made.append(
+            Asked(
+                edit_instruction(before, edit, rng, "test"),
+                edit.apply(before),
+                pictures=(picture,),
+                before=before,
+                edit=edit,
+            )
+        )
     return made
 
 
@@ -98,18 +105,25 @@ def pairs(count: int, seed: int) -> list[Asked]:
         first, second = (world.sample_scene(rng, held_out=True) for _ in range(2))
         composition = world.sample_composition(rng, first, second)
         shown = tuple(render(scene, jitter=sample_jitter(rng)) for scene in (first, second))
-        made.append(Asked(two_picture_instruction(first, second, composition, rng, "test"),
-                          composition.apply(first, second), pictures=shown))
+        made.append(
+            Asked(
+                two_picture_instruction(first, second, composition, rng, "test"),
+                composition.apply(first, second),
+                pictures=shown,
+            )
+        )
     return made
 
 
 def picture_checks(found: Scene, asked: Scene) -> dict[str, list[bool]]:
     """Of the picture: position (things in exactly the asked cells), background, whole. Of each thing: attributes."""
     things = score_things(found, asked)
-    return {"position": [{t.cell for t in found.things} == {t.cell for t in asked.things}],
-            "background": [found.background == asked.background],
-            **{name: things[field] for name, field in ATTRIBUTES.items()},
-            "whole": [found == asked]}
+    return {
+        "position": [{t.cell for t in found.things} == {t.cell for t in asked.things}],
+        "background": [found.background == asked.background],
+        **{name: things[field] for name, field in ATTRIBUTES.items()},
+        "whole": [found == asked],
+    }
 
 
 def edit_checks(found: Scene, asked: Asked) -> dict[str, list[bool]]:
@@ -138,8 +152,9 @@ def edit_checks(found: Scene, asked: Asked) -> dict[str, list[bool]]:
         fields = ["color"] if edit.kind == "recolour" else ["shape"] + ["color"] * isinstance(edit.value, tuple)
         touched, goal, drawn = {target.cell}, should[target.cell], at.get(target.cell)
         made = drawn is not None and all(getattr(drawn, field) == getattr(goal, field) for field in fields)
-        kept_of_target = drawn is not None and replace(
-            drawn, **{field: getattr(goal, field) for field in fields}) == goal
+        kept_of_target = (
+            drawn is not None and replace(drawn, **{field: getattr(goal, field) for field in fields}) == goal
+        )
     rest = all(at.get(cell) == should.get(cell) for cell in range(9) if cell not in touched)
     background = edit.kind == "background" or found.background == wanted.background
     return {"change made": [made], "rest kept": [rest and background and kept_of_target], "both": [found == wanted]}
@@ -150,6 +165,7 @@ def stated_checks(found: Scene, spec: PromptSpec) -> dict[str, list[bool]]:
 
     Stated things are matched to drawn ones so that most of what was stated is right.
     """
+
     def outcomes(order) -> dict[str, list[bool]]:
         checks: dict[str, list[bool]] = {name: [] for name in (*ATTRIBUTES, "position")}
         for stated, thing in zip(spec.things, order):
@@ -161,8 +177,10 @@ def stated_checks(found: Scene, spec: PromptSpec) -> dict[str, list[bool]]:
         return checks
 
     drawn = [*found.things, *[None] * max(0, len(spec.things) - len(found.things))]
-    best = max((outcomes(order) for order in permutations(drawn, len(spec.things))),
-               key=lambda checks: sum(map(sum, checks.values())))
+    best = max(
+        (outcomes(order) for order in permutations(drawn, len(spec.things))),
+        key=lambda checks: sum(map(sum, checks.values())),
+    )
     number = len(found.things) == len(spec.things)
     background = [] if spec.background is None else [found.background == spec.background]
     everything = number and all(map(all, best.values())) and all(background)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from unifusion.tiny.score_vlm import interval
+from recipes.miniature.vlm_score import interval
 
 RESAMPLES = 2000
 
@@ -76,8 +76,9 @@ class Tally:
             else:
                 half = 1.96 * sums.std(ddof=1) / len(sums) ** 0.5 if len(sums) > 1 else float("nan")
                 mean = total / count
-                made.append(Measured(variant, measure, mean, mean - half, mean + half, count, None,
-                                     self.units[measure]))
+                made.append(
+                    Measured(variant, measure, mean, mean - half, mean + half, count, None, self.units[measure])
+                )
         return made
 
 
@@ -104,6 +105,16 @@ def differences(one: tuple[str, Tally], other: tuple[str, Tally]) -> list[Measur
         share = one[1].units[measure] == "%"
         scale, unit = (100.0, "points") if share else (1.0, one[1].units[measure])
         low, high = np.quantile(drawn, (0.025, 0.975)) * scale
-        made.append(Measured(f"{one[0]} - {other[0]}", measure, scale * gap.sum() / counts.sum(), low, high,
-                             int(counts.sum()), None, unit))
+        made.append(
+            Measured(
+                f"{one[0]} - {other[0]}",
+                measure,
+                scale * gap.sum() / counts.sum(),
+                low,
+                high,
+                int(counts.sum()),
+                None,
+                unit,
+            )
+        )
     return made

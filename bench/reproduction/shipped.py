@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from unifusion.tiny.scene import EDIT_KINDS
-from unifusion.tiny.scorer import read_scene
-from unifusion.tiny.text import parse_caption
+from recipes.miniature.captions import parse_caption
+from recipes.miniature.scene import EDIT_KINDS
+from recipes.miniature.scorer import read_scene
 
-from .graph import Graph
 from .part import Part, compared
 from .scenes import edit_checks, edits, pairs, picture_checks, pictures, prompts, stated_checks, within
 from .shares import Tally
+from .through_nodes import Graph
 
 SEED = 700_000  # of the scenes
 TERSE = 0.4  # chance of each attribute to be said
@@ -36,8 +36,15 @@ class Shipped:
 
     def verifi_against_raw(self) -> Part:
         """(c)"""
-        tallies = {name: Tally() for name in ("VERIFI, terse", "raw prompt, terse", "VERIFI, everything stated",
-                                              "raw prompt, everything stated")}
+        tallies = {
+            name: Tally()
+            for name in (
+                "VERIFI, terse",
+                "raw prompt, terse",
+                "VERIFI, everything stated",
+                "raw prompt, everything stated",
+            )
+        }
         both = zip(prompts(self.count, SEED, TERSE), prompts(self.count, SEED + 1, 1.0))
         for seed, (terse, full) in within(self.minutes, both):
             for name, encode in (("VERIFI", self.graph.verifi), ("raw prompt", self.graph.encode)):
@@ -49,8 +56,10 @@ class Shipped:
             f"The same prompts and noise through VERIFI Rewrite and through VLM Encode. Terse: each attribute is said "
             f"with a chance of {TERSE:.0%}; what was stated is checked in the picture, whatever else was drawn. "
             f"Everything stated: the picture is checked against the whole scene. The drawing model saw raw prompts in "
-            f"a tenth of its training.", tallies,
-            {f"VERIFI, {kind}": f"raw prompt, {kind}" for kind in ("terse", "everything stated")})
+            f"a tenth of its training.",
+            tallies,
+            {f"VERIFI, {kind}": f"raw prompt, {kind}" for kind in ("terse", "everything stated")},
+        )
 
     def reconstruction_by_tiles(self) -> Part:
         """(d)"""
@@ -64,7 +73,10 @@ class Shipped:
         return compared(
             "A picture drawn again from its image tokens alone: Reference with 'one view', '5 tiles' (2 x 2 and the "
             "whole) and '10 tiles' (3 x 3 and the whole), VLM Encode with an empty prompt. The drawing model was "
-            "trained on one view only.", tallies, {"5 tiles": "one view", "10 tiles": "one view"})
+            "trained on one view only.",
+            tallies,
+            {"5 tiles": "one view", "10 tiles": "one view"},
+        )
 
     def edit_accuracy(self) -> Part:
         """(e)"""
@@ -73,14 +85,19 @@ class Shipped:
             for name, selection in SELECTIONS.items():
                 condition = self.graph.verifi(asked.prompt, asked.pictures, selection)
                 checks = edit_checks(read_scene(self.graph.picture(condition, seed)), asked)
-                by_kind = {f"{kind}: {check}": checks[check] if kind == asked.edit.kind else []
-                           for kind in EDIT_KINDS for check in ("change made", "rest kept")}
+                by_kind = {
+                    f"{kind}: {check}": checks[check] if kind == asked.edit.kind else []
+                    for kind in EDIT_KINDS
+                    for check in ("change made", "rest kept")
+                }
                 tallies[name].add(checks | by_kind)
         return compared(
             "A picture and an instruction through VERIFI Rewrite; no VAE latents of the picture are given to the "
             "drawing model, in use or in training. 'Text alone' leaves the image tokens out of the conditioning and "
             "keeps what the VLM wrote. 'Rest kept' is strict: every attribute of everything else.",
-            tallies, {"image tokens and text": "text alone"})
+            tallies,
+            {"image tokens and text": "text alone"},
+        )
 
     def two_references(self) -> Part:
         """(f)"""
@@ -94,7 +111,10 @@ class Shipped:
         return compared(
             "Two pictures and an instruction through VERIFI Rewrite. The drawing model was trained on no picture or on "
             "one; the VLM was trained to caption the result of two. 'Text alone' leaves the image tokens out of the "
-            "conditioning.", tallies, {"image tokens and text": "text alone"})
+            "conditioning.",
+            tallies,
+            {"image tokens and text": "text alone"},
+        )
 
     def layer_dropout(self) -> Part:
         """(h)"""
@@ -110,4 +130,6 @@ class Shipped:
         return compared(
             "Text to image through VERIFI; in Layerwise Attention Pool a custom gain of 0 silences layers of the VLM, "
             "of both positive and negative, with keep_rms on as by default. Nothing is trained again.",
-            tallies, {name: "all layers" for name in gains if name != "all layers"})
+            tallies,
+            {name: "all layers" for name in gains if name != "all layers"},
+        )

@@ -15,13 +15,13 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import load_file
 
+from recipes.miniature.dit_data import EDIT_STAGE, TEXT_STAGE, MiniatureSource, encode_chats
+from recipes.miniature.dit_train import draw, heldout_examples
+from recipes.miniature.frozen_vlm import load_vlm
+from recipes.miniature.render import render
+from recipes.miniature.scorer import read_scene
+from recipes.miniature.vae_model import from_wan
 from unifusion.dit import DiTConfig, SingleStreamDiT
-from unifusion.tiny.data import EDIT_STAGE, TEXT_STAGE, MiniatureSource, encode_chats
-from unifusion.tiny.dit_train import draw, heldout_examples
-from unifusion.tiny.render import render
-from unifusion.tiny.scorer import read_scene
-from unifusion.tiny.vae import from_wan
-from unifusion.tiny.vlm import load_vlm
 from unifusion.training.objective import Batch, FlowMatching, noise_levels
 from unifusion.training.trainer import Source, Trainer, TrainingSettings, generator_for, load_weights
 
@@ -78,8 +78,17 @@ class Trainings:
 
     def train(self, dit: SingleStreamDiT, config: DiTConfig, source: Source, steps: int, name: str) -> SingleStreamDiT:
         """``dit`` after ``steps`` steps, averaged; a run of that name and length goes on where it was interrupted."""
-        settings = TrainingSettings(steps=steps, levels=LEVELS, lr=4e-3, pooling_lr=1e-3, warmup=min(60, steps // 4),
-                                    level_mean=0.6, ema=0.99, score_every=0, keep_every=100)
+        settings = TrainingSettings(
+            steps=steps,
+            levels=LEVELS,
+            lr=4e-3,
+            pooling_lr=1e-3,
+            warmup=min(60, steps // 4),
+            level_mean=0.6,
+            ema=0.99,
+            score_every=0,
+            keep_every=100,
+        )
         began = time.monotonic()
         trainer = Trainer(FlowMatching(dit), source, settings, self.work / f"{name}_{steps}")
         weights = trainer.run()
@@ -92,7 +101,7 @@ class Trainings:
         """Loss on held-out pictures at fixed noise, and what is read from pictures drawn from true captions."""
         tally = Tally()
         for start in range(0, self.count, CHUNK):
-            part = self.examples[start:start + CHUNK]
+            part = self.examples[start : start + CHUNK]
             chats, instruction = [e.chat for e in part], [False] * len(part)
             states, bias = encode_chats(self.vlm, chats, instruction)
             shown = np.stack([render(e.target, jitter=e.jitter) for e in part])
@@ -119,11 +128,13 @@ class Trainings:
 
     def budget(self) -> str:
         """What every variant got, in words."""
-        return (f"Each variant is trained from nothing for {self.steps} steps of {BATCH} conditions with {LEVELS} "
-                f"noise levels ({self.steps * BATCH * LEVELS} noise samples) on a DiT of {SIZES['layers']} blocks of "
-                f"width {SIZES['features']}: same data, order, seed and settings. Loss at fixed noise on held-out "
-                f"scenes; pictures drawn from the true captions, without ComfyUI, which loads no other pooling than "
-                f"LAP.")
+        return (
+            f"Each variant is trained from nothing for {self.steps} steps of {BATCH} conditions with {LEVELS} "
+            f"noise levels ({self.steps * BATCH * LEVELS} noise samples) on a DiT of {SIZES['layers']} blocks of "
+            f"width {SIZES['features']}: same data, order, seed and settings. Loss at fixed noise on held-out "
+            f"scenes; pictures drawn from the true captions, without ComfyUI, which loads no other pooling than "
+            f"LAP."
+        )
 
     def poolings(self) -> Part:
         """(a)"""
@@ -135,8 +146,10 @@ class Trainings:
 
     def refiner(self) -> Part:
         """(b)"""
-        tallies = {name: self.tally(self.trained("lap", blocks))
-                   for name, blocks in {"with refiner": 2, "without refiner": 0}.items()}
+        tallies = {
+            name: self.tally(self.trained("lap", blocks))
+            for name, blocks in {"with refiner": 2, "without refiner": 0}.items()
+        }
         return compared(self.budget(), tallies, {"without refiner": "with refiner"})
 
     def editing(self) -> Part:
@@ -149,5 +162,7 @@ class Trainings:
         return compared(
             f"{self.budget()} 'Before' is the variant with LAP of (a). Both others go on from it for {more} steps: one "
             f"with edits by one picture in {EDIT_STAGE.edit:.0%} of the conditions, the other with text to image and "
-            f"reconstruction as before.", tallies,
-            {"after editing": "as long without editing", "before": "as long without editing"})
+            f"reconstruction as before.",
+            tallies,
+            {"after editing": "as long without editing", "before": "as long without editing"},
+        )

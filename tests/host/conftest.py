@@ -18,12 +18,17 @@ FEATURES = {
     "weights": ("attn1_patch", "Strengths and word weights other than 1 need ComfyUI 0.30 or newer"),
     "reference latents": ("default_ref_method", "Reference latents need ComfyUI 0.30 or newer"),
 }
-LACKING = {feature: refusal for feature, (sign, refusal) in FEATURES.items()
-           if KREA2.is_file() and sign not in KREA2.read_text(encoding="utf-8")}
+LACKING = {
+    feature: refusal
+    for feature, (sign, refusal) in FEATURES.items()
+    if KREA2.is_file() and sign not in KREA2.read_text(encoding="utf-8")
+}
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "needs(feature): in a ComfyUI that lacks it the test must end in the refusal by name")
+    config.addinivalue_line(
+        "markers", "needs(feature): in a ComfyUI that lacks it the test must end in the refusal by name"
+    )
 
 
 def pytest_collection_modifyitems(items):
@@ -70,8 +75,9 @@ if (HOST / "comfy").is_dir():
 @pytest.fixture(scope="session")
 def pack():
     """The pack as the host imports it."""
-    spec = importlib.util.spec_from_file_location("unifusion_pack", PACK / "__init__.py",
-                                                  submodule_search_locations=[str(PACK)])
+    spec = importlib.util.spec_from_file_location(
+        "unifusion_pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules["unifusion_pack"] = module
     spec.loader.exec_module(module)

@@ -44,4 +44,4 @@ def without(library, hidden, roles):
 
 def pool(bridge, model, positive, negative=None):
     """MODEL, positive and negative conditioning."""
-    return bridge("pool_states").run(model, positive, "off", "", True, negative, None, [])[:3]
+    return bridge("actions.pool").run(model, positive, negative=negative)[:3]

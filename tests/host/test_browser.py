@@ -9,7 +9,7 @@ from harness import browser
 from harness.graphs import GRAPHS, INSPECT, TEXT
 from running_graphs import RUNNING, picture_of
 
-from unifusion.tiny import MINIATURE
+from unifusion.miniature import MINIATURE
 
 PACK = Path(__file__).resolve().parents[2]
 TRAINED = (MINIATURE / "dit.safetensors").is_file()
@@ -58,8 +58,10 @@ def test_a_shipped_workflow_opens_whole_and_gives_its_prompt(page, graph):
     })""")
     assert state["missing"] == [] and state["overlaps"] == []
     assert state["groups"] == list(graph.groups) and state["notes"] == len(graph.notes)
-    prompt = {number: {"class_type": node["class_type"], "inputs": node["inputs"]}
-              for number, node in page.evaluate(TO_PROMPT).items()}
+    prompt = {
+        number: {"class_type": node["class_type"], "inputs": node["inputs"]}
+        for number, node in page.evaluate(TO_PROMPT).items()
+    }
     assert prompt == graph.api()
     assert page.problems == []
 
@@ -86,15 +88,23 @@ def test_text_and_pages_are_shown_on_the_nodes(page, server, vue):
     try:
         for graph, key, expected in ((TEXT, "rewrite", "read:"), (INSPECT, "inspect", "token budget:")):
             open_graph(page, shipped(graph))
-            page.evaluate("""(id) => {
+            page.evaluate(
+                """(id) => {
                 app.graph.getNodeById(id).widgets.find((w) => w.name === 'shown_text').value = '' }""",
-                          graph.ids()[key])
+                graph.ids()[key],
+            )
             run_in_browser(page, server)  # from the cache if it ran before: the frontend is told all the same
             page.wait_for_function(
                 """([id, text]) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'shown_text')
-                .value.includes(text)""", arg=[graph.ids()[key], expected], timeout=20_000)
-            visible = page.evaluate("""(text) => [...document.querySelectorAll('textarea')].some(
-                (area) => area.value.includes(text) && area.offsetParent !== null)""", expected)
+                .value.includes(text)""",
+                arg=[graph.ids()[key], expected],
+                timeout=20_000,
+            )
+            visible = page.evaluate(
+                """(text) => [...document.querySelectorAll('textarea')].some(
+                (area) => area.value.includes(text) && area.offsetParent !== null)""",
+                expected,
+            )
             assert visible
     finally:
         page.evaluate("() => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
@@ -120,7 +130,8 @@ def test_titles_and_inputs_are_shown_in_the_creators_language(page, server):
     reload("ja")  # this frontend has no German interface yet, so German is only served
     try:
         page.wait_for_function(  # languages arrive after the nodes
-            "() => LiteGraph.createNode('UniFusionDiTSampler').title !== 'DiT Sampler'", timeout=90_000)
+            "() => LiteGraph.createNode('UniFusionDiTSampler').title !== 'DiT Sampler'", timeout=90_000
+        )
         found = page.evaluate("""() => { app.graph.clear(); app.graph.add(LiteGraph.createNode('UniFusionDiTSampler'));
             const node = app.graph.nodes[0];
             return [node.title, ...node.widgets.map((w) => w.label), ...node.inputs.map((i) => i.label)] }""")

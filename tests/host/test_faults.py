@@ -17,10 +17,9 @@ def run(clip, model, bridge, picture=None):
     import nodes
 
     images = {"image0": picture} if picture is not None else None
-    hidden, negative, _ = bridge("encode_prompt").run(clip, "a red fox", "auto", "as the profile", "", "", "fp32", None,
-                                                      images)
+    hidden, negative, _ = bridge("actions.encode").run(clip, "a red fox", images=images)
     mm.throw_exception_if_processing_interrupted()
-    patched, positive, below, *_ = bridge("pool_states").run(model, hidden, "off", "", True, negative, None, [])
+    patched, positive, below, *_ = bridge("actions.pool").run(model, hidden, negative=negative)
     mm.throw_exception_if_processing_interrupted()
     return nodes.common_ksampler(patched, 1, 3, 3.0, "euler", "simple", positive, below, LATENT)[0]["samples"]
 
@@ -29,18 +28,25 @@ def stages(clip, model):
     """Modules whose forward marks a stage."""
     transformer = clip.cond_stage_model.qwen3vl_4b.transformer
     network = model.model.diffusion_model
-    return {"vision tower": transformer.visual.blocks[1], "encoding": transformer.model.layers[7],
-            "layerwise pooling": network.txtfusion.layerwise_blocks[1], "refiner": network.txtfusion.refiner_blocks[0],
-            "drawing": network.blocks[1]}
+    return {
+        "vision tower": transformer.visual.blocks[1],
+        "encoding": transformer.model.layers[7],
+        "layerwise pooling": network.txtfusion.layerwise_blocks[1],
+        "refiner": network.txtfusion.refiner_blocks[0],
+        "drawing": network.blocks[1],
+    }
 
 
 def left_behind(clip, model):
     """Hooks, replaced functions and wrappers that should be gone."""
     layers = clip.cond_stage_model.qwen3vl_4b.transformer.model.layers
     network = model.model.diffusion_model
-    return ([i for i, layer in enumerate(layers) if layer._forward_pre_hooks],
-            [name for name in ("_unpack_context",) if name in vars(network)],
-            [name for name in ("forward",) if name in vars(network.txtfusion)], model.wrappers)
+    return (
+        [i for i, layer in enumerate(layers) if layer._forward_pre_hooks],
+        [name for name in ("_unpack_context",) if name in vars(network)],
+        [name for name in ("forward",) if name in vars(network.txtfusion)],
+        model.wrappers,
+    )
 
 
 @pytest.mark.parametrize("stage", ["vision tower", "encoding", "layerwise pooling", "refiner", "drawing"])
@@ -85,8 +91,16 @@ def test_an_interrupt_while_writing_stops_within_a_token(krea2_clip, bridge):
     handle = layer.register_forward_pre_hook(count)
     try:
         with pytest.raises(mm.InterruptProcessingException):
-            bridge("rewrite").run(krea2_clip, "a fox", "auto", "as the profile", "", "images and rewritten text",
-                                  {"sampling": "greedy"}, 1, 50, 50, "", "", "fp32", "", None, None)
+            bridge("actions.rewrite").run(
+                krea2_clip,
+                "a fox",
+                selection="images and rewritten text",
+                sampling={"sampling": "greedy"},
+                seed=1,
+                min_length=50,
+                max_length=50,
+                precision="fp32",
+            )
     finally:
         handle.remove()
         mm.interrupt_current_processing(False)
@@ -94,15 +108,32 @@ def test_an_interrupt_while_writing_stops_within_a_token(krea2_clip, bridge):
 
 
 def graph(steps, seed=1):
-    return {**loaders(small=True), "states": encode("a red fox", profile="qwen3vl", taps=SMALL_TAPS),
-            "pool": pool(["unet", 0], ["states", 0]),
-            "latent": node("EmptySD3LatentImage", width=64, height=64, batch_size=1),
-            "draw": node("UniFusionDiTSampler", model=["pool", 0], positive=["pool", 1], latent_image=["latent", 0],
-                         seed=seed, denoise=1.0, image_guidance=-1.0,
-                         **{"preset": "custom", "preset.steps": steps, "preset.cfg": 1.0, "preset.sampler": "euler",
-                            "preset.scheduler": "simple", "preset.shift": "fixed", "preset.mu": 1.0}),
-            "decode": node("VAEDecode", samples=["draw", 0], vae=["vae", 0]),
-            "show": node("PreviewImage", images=["decode", 0])}
+    return {
+        **loaders(small=True),
+        "states": encode("a red fox", profile="qwen3vl", taps=SMALL_TAPS),
+        "pool": pool(["unet", 0], ["states", 0]),
+        "latent": node("EmptySD3LatentImage", width=64, height=64, batch_size=1),
+        "draw": node(
+            "UniFusionDiTSampler",
+            model=["pool", 0],
+            positive=["pool", 1],
+            latent_image=["latent", 0],
+            seed=seed,
+            denoise=1.0,
+            image_guidance=-1.0,
+            **{
+                "preset": "custom",
+                "preset.steps": steps,
+                "preset.cfg": 1.0,
+                "preset.sampler": "euler",
+                "preset.scheduler": "simple",
+                "preset.shift": "fixed",
+                "preset.mu": 1.0,
+            },
+        ),
+        "decode": node("VAEDecode", samples=["draw", 0], vae=["vae", 0]),
+        "show": node("PreviewImage", images=["decode", 0]),
+    }
 
 
 def test_interrupting_a_real_server_while_it_draws_and_queueing_again(server):

@@ -7,8 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
-FORBIDDEN = {"socket.connect", "socket.bind", "socket.getaddrinfo", "urllib.Request", "subprocess.Popen", "os.system",
-             "os.exec", "os.posix_spawn", "os.fork", "pickle.find_class", "ftplib.connect", "webbrowser.open"}
+FORBIDDEN = {
+    "socket.connect",
+    "socket.bind",
+    "socket.getaddrinfo",
+    "urllib.Request",
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "pickle.find_class",
+    "ftplib.connect",
+    "webbrowser.open",
+}
 watching: dict = {"seen": None, "folder": None}
 
 
@@ -41,21 +53,29 @@ def seen(tmp_path, monkeypatch):
     watching.update(seen=None)
 
 
-def test_reading_writing_pooling_drawing_saving_and_loading_stay_at_home(krea2_clip, krea2_model, bridge, seen, lacking):
+def test_reading_writing_pooling_drawing_saving_and_loading_stay_at_home(
+    krea2_clip, krea2_model, bridge, seen, lacking
+):
     import nodes
 
     picture = {"image0": torch.rand(1, 64, 64, 3)}
     prompt = "a red fox" if "weights" in lacking else "a (red:1.2) fox"
-    hidden, negative, _ = bridge("encode_prompt").run(krea2_clip, prompt, "auto", "as the profile", "", "", "fp32", None,
-                                                      picture)
-    bridge("rewrite").run(krea2_clip, "a fox", "auto", "as the profile", "", "images and rewritten text",
-                          {"sampling": "greedy"}, 1, 0, 3, "", "", "fp32", "", None, None)
-    model, positive, below, *_ = bridge("pool_states").run(krea2_model, hidden, "off", "", True, negative, None, [])
+    hidden, negative, _ = bridge("actions.encode").run(krea2_clip, prompt, images=picture)
+    bridge("actions.rewrite").run(
+        krea2_clip,
+        "a fox",
+        selection="images and rewritten text",
+        sampling={"sampling": "greedy"},
+        seed=1,
+        max_length=3,
+        precision="fp32",
+    )
+    model, positive, below, *_ = bridge("actions.pool").run(krea2_model, hidden, negative=negative)
     latent = {"samples": torch.zeros(1, 16, 1, 8, 8)}
     nodes.common_ksampler(model, 1, 1, 2.0, "euler", "simple", positive, below, latent)
     for first, second in ((hidden, negative), (positive, below)):
-        name, _ = bridge("files").save(first, second, "conditioning/fox", None, None)
-        bridge("files").load(name, krea2_model)
+        name, _ = bridge("actions.stored_files").save(first, second, "conditioning/fox", None, None)
+        bridge("actions.stored_files").load(name, krea2_model)
     assert seen == []
 
 

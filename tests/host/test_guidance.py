@@ -20,7 +20,7 @@ def branches(bridge, krea2_model, library):
     positive = hidden_states(library)
     images = without(library, hidden_states(library, 1), [2])
     nothing = without(library, hidden_states(library, 2), [FIRST, SECOND])._replace(grids=())
-    return bridge("pool_states").run(krea2_model, positive, "off", "", True, nothing, images, [])[:4]
+    return bridge("actions.pool").run(krea2_model, positive, negative=nothing, images_only=images)[:4]
 
 
 def draw(bridge, model, positive, negative, images, cfg, image_guidance, steps=3):
@@ -33,7 +33,16 @@ def draw(bridge, model, positive, negative, images, cfg, image_guidance, steps=3
         "shift": "as the model",
         "mu": 0.0,
     }
-    return bridge("draw").run(model, positive, negative, images, LATENT, 7, preset, 1.0, image_guidance)["samples"]
+    return bridge("actions.draw").run(
+        model,
+        positive,
+        negative,
+        images_only=images,
+        latent=LATENT,
+        seed=7,
+        preset=preset,
+        image_guidance=image_guidance,
+    )["samples"]
 
 
 def sampler_custom_advanced(guider, model, steps=3):
@@ -180,6 +189,7 @@ def test_reference_latents_work_behind_the_pool_as_they_do_on_stock_conditioning
 def test_reference_latents_work_beside_weights(bridge, krea2_model, library):
     from comfy_extras.nodes_edit_model import ReferenceLatent
     from comfy_extras.nodes_flux import FluxKontextMultiReferenceLatentMethod
+
     latent = {"samples": torch.randn(1, 16, 1, 8, 8, generator=torch.Generator().manual_seed(5))}
     drawn = []
     for states in (
@@ -195,14 +205,16 @@ def test_reference_latents_work_beside_weights(bridge, krea2_model, library):
 
 
 @pytest.mark.parametrize("guided", ["sampler", "guider"])
-def test_reference_latents_without_a_method_are_refused_instead_of_ignored(bridge, krea2_model, library, lacking, guided):
+def test_reference_latents_without_a_method_are_refused_instead_of_ignored(
+    bridge, krea2_model, library, lacking, guided
+):
     from comfy_extras.nodes_edit_model import ReferenceLatent
 
     model, positive, negative = pool(bridge, krea2_model, hidden_states(library))
     positive = ReferenceLatent.execute(positive, LATENT)[0]
     with pytest.raises(ValueError, match=lacking.get("reference latents", "Edit Model Reference Method")):
         if guided == "guider":
-            bridge("draw").guider(model, positive, negative, None, 1.0, -1.0)
+            bridge("actions.draw").guider(model, positive, negative, cfg=1.0)
         else:
             draw(bridge, model, positive, negative, None, 1.0, -1.0)
 

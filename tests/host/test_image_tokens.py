@@ -85,7 +85,7 @@ def transformers_states(model, vlm, embedded, tokens, views, taps):
 def test_states_and_positions_equal_transformers(krea2_clip, bridge, qwen3vl, sizes, labels):
     from unifusion_pack.unifusion.messages import chat
 
-    vlm = bridge("vlm").VLM(krea2_clip)
+    vlm = bridge("encoders.text_encoder").VLM(krea2_clip)
     views = [picture(*size, seed) for seed, size in enumerate(sizes)]
     tokens = vlm.tokenize(chat("Describe.", "put the first behind the second", [1] * len(views), labels[: len(views)]))
     vlm.load(400, 12)
@@ -102,9 +102,11 @@ def test_states_and_positions_equal_transformers(krea2_clip, bridge, qwen3vl, si
 
 
 def test_every_image_token_knows_its_image(krea2_clip, bridge):
-    run = bridge("encode_prompt").run
+    run = bridge("actions.encode").run
     images = {"image0": picture(64, 96, 0), "image1": picture(128, 64, 1).repeat(2, 1, 1, 1)}
-    hidden, negative, _ = run(krea2_clip, "x", "qwen3vl", "images and prompt", "", "2, 5", "fp32", None, images)
+    hidden, negative, _ = run(
+        krea2_clip, "x", profile="qwen3vl", selection="images and prompt", taps="2, 5", images=images
+    )
     counts = hidden.count_by_role()
     expected = {f"image {k + 1}": rows * columns for k, ((rows, columns),) in enumerate(hidden.grids)}
     assert {role: count for role, count in counts.items() if role.startswith("image")} == expected
@@ -113,10 +115,10 @@ def test_every_image_token_knows_its_image(krea2_clip, bridge):
 
 
 def test_a_picture_is_not_changed_by_words_behind_it(krea2_clip, bridge):
-    run = bridge("encode_prompt").run
+    run = bridge("actions.encode").run
     images = {"image0": picture(64, 96, 0)}
     first, second = (
-        run(krea2_clip, prompt, "krea2", "as the profile", "", "", "fp32", None, images)[0]
+        run(krea2_clip, prompt, profile="krea2", images=images)[0]
         for prompt in ("a dog", "a much longer prompt about a cat")
     )
     mask = first.roles >= 16
@@ -129,8 +131,8 @@ def test_tiles_are_views_of_one_image_with_the_whole_last(krea2_clip, bridge):
     from unifusion_pack.unifusion.references import combine, from_batch
 
     references = combine(from_batch(picture(256, 256, 3), "a", tiles=5), budget=30)
-    hidden, _, report = bridge("encode_prompt").run(
-        krea2_clip, "x", "miniature", "images and prompt", "", "2, 5", "fp32", references, None
+    hidden, _, report = bridge("actions.encode").run(
+        krea2_clip, "x", profile="miniature", selection="images and prompt", taps="2, 5", references=references
     )
     assert hidden.grids == (((2, 2),) * 4 + ((2, 2),),)
     assert hidden.count_by_role()["image 1"] == 20

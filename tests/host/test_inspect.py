@@ -6,19 +6,18 @@ import torch
 
 @pytest.fixture(scope="module")
 def hidden(krea2_clip, pack):
-    from unifusion_pack.unifusion.comfy_bridge import encode_prompt
+    from unifusion_pack.unifusion.comfy_bridge.actions import encode
 
     with torch.inference_mode():
         picture = torch.rand(1, 64, 96, 3, generator=torch.Generator().manual_seed(0))
-        return encode_prompt.run(krea2_clip, "a red fox in the snow", "auto", "as the profile", "", "", "fp32", None,
-                                 {"image0": picture})[0]
+        return encode.run(krea2_clip, "a red fox in the snow", images={"image0": picture})[0]
 
 
 @pytest.fixture(scope="module")
 def inspect(pack):
-    from unifusion_pack.unifusion import inspect
+    from unifusion_pack.unifusion import attribution
 
-    return inspect
+    return attribution
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,9 @@ def seen(hidden, krea2_model, inspect):
 
 
 def run(bridge, hidden, model, words="", heat_map="", silence="", view="all pages", references=None, images=None):
-    return bridge("inspect_states").run(hidden, model, words, heat_map, silence, view, references, images)
+    return bridge("actions.look_inside").run(
+        hidden, model, words=words, heat_map=heat_map, silence=silence, view=view, references=references, images=images
+    )
 
 
 def test_what_is_looked_at_is_what_the_model_pools(hidden, krea2_model, seen):
@@ -47,8 +48,8 @@ def test_attention_gives_the_output_of_comfyuis_own_attention(hidden, krea2_mode
         def __init__(self, head):
             size = attn.headdim
             self.heads = self.kvheads = 1
-            self.wq = lambda y: attn.wq(y)[..., head * size:(head + 1) * size]
-            self.wk = lambda y: attn.wk(y)[..., head * size:(head + 1) * size]
+            self.wq = lambda y: attn.wq(y)[..., head * size : (head + 1) * size]
+            self.wk = lambda y: attn.wk(y)[..., head * size : (head + 1) * size]
             self.qknorm = attn.qknorm
 
     class Single:
@@ -114,20 +115,23 @@ def test_silencing_is_layer_dropout_and_its_effect_is_reported(hidden, krea2_mod
     assert silenced.states[:, :, [1, 11]].count_nonzero() == 0
     assert torch.equal(silenced.states[:, :, 2], hidden.states[:, :, 2])
     assert "silenced: layers 5, 35" in table
-    model, with_all, *_ = bridge("pool_states").run(krea2_model, hidden, "off", "", True, None, None, [])
-    model, without, *_ = bridge("pool_states").run(krea2_model, silenced, "off", "", True, None, None, [])
+    model, with_all, *_ = bridge("actions.pool").run(krea2_model, hidden)
+    model, without, *_ = bridge("actions.pool").run(krea2_model, silenced)
     change = (with_all[0][0] - without[0][0]).norm(dim=-1) / with_all[0][0].norm(dim=-1)
     assert f"{change.mean():.0%} (all)" in table
 
 
-@pytest.mark.parametrize("wrong, sentence", [
-    (dict(silence="3"), "Layers 3 cannot be silenced: the tapped layers are 2, 5"),
-    (dict(silence="many"), "Silenced layers must be numbers"),
-    (dict(silence=",".join(map(str, range(2, 36, 3)))), "leave at least one"),
-    (dict(words="fox, dog"), "The word 'dog' is not among the tokens used; their words are: a, red, fox"),
-    (dict(heat_map="dog"), "The word 'dog' is not among"),
-    (dict(heat_map="3"), "Layer 3 is not tapped"),
-])
+@pytest.mark.parametrize(
+    "wrong, sentence",
+    [
+        (dict(silence="3"), "Layers 3 cannot be silenced: the tapped layers are 2, 5"),
+        (dict(silence="many"), "Silenced layers must be numbers"),
+        (dict(silence=",".join(map(str, range(2, 36, 3)))), "leave at least one"),
+        (dict(words="fox, dog"), "The word 'dog' is not among the tokens used; their words are: a, red, fox"),
+        (dict(heat_map="dog"), "The word 'dog' is not among"),
+        (dict(heat_map="3"), "Layer 3 is not tapped"),
+    ],
+)
 def test_what_is_not_there_is_refused_by_name(hidden, krea2_model, bridge, wrong, sentence):
     with pytest.raises(ValueError, match=sentence):
         run(bridge, hidden, krea2_model, **wrong)
@@ -135,7 +139,7 @@ def test_what_is_not_there_is_refused_by_name(hidden, krea2_model, bridge, wrong
 
 def test_words_are_whole_even_when_tokens_are_pieces(krea2_clip, bridge, inspect):
     prompt = "An antidisestablishmentarian fox; 一只猫!"
-    states = bridge("encode_prompt").run(krea2_clip, prompt, "auto", "as the profile", "", "", "fp32", None, None)[0]
+    states = bridge("actions.encode").run(krea2_clip, prompt)[0]
     words = inspect.words_of(states)
     assert [word.text for word in words][:3] == ["An", "antidisestablishmentarian", "fox"]
     assert len(words[1].tokens) > 1
@@ -149,6 +153,6 @@ def test_token_weights_reach_the_refiner_as_they_do_when_pooling(hidden, krea2_m
     from unifusion_pack.unifusion.hidden_states import with_weight
 
     heavy = with_weight(hidden, hidden.roles == 16, 3.0)
-    pooled = bridge("dit").FusionModel(krea2_model).pool(heavy, [1.0] * 12, True)
+    pooled = bridge("drawers.fusion_model").FusionModel(krea2_model).pool(heavy, [1.0] * 12, True)
     seen = inspect.look(krea2_model.model.diffusion_model.txtfusion, heavy.states, heavy.weights.log()[None])
     assert torch.equal(seen.pooled, pooled[..., :-1])

@@ -7,13 +7,23 @@ EMPTY = {"samples": torch.zeros(1, 16, 1, 8, 8)}
 
 
 def encode(clip, bridge, prompt="a red fox", **changes):
-    settings = dict(profile_key="auto", selection="as the profile", system_prompt="", taps_text="", precision="fp32",
-                    references=None, images=None) | changes
-    return bridge("encode_prompt").run(clip, prompt, **settings)
+    settings = (
+        dict(
+            profile="auto",
+            selection="as the profile",
+            system_prompt="",
+            taps="",
+            precision="fp32",
+            references=None,
+            images=None,
+        )
+        | changes
+    )
+    return bridge("actions.encode").run(clip, prompt, **settings)
 
 
 def pool(model, hidden, bridge, negative=None):
-    return bridge("pool_states").run(model, hidden, "off", "", True, negative, None, [])
+    return bridge("actions.pool").run(model, hidden, negative=negative)
 
 
 def sentence(error, *parts):
@@ -40,7 +50,7 @@ def test_wrong_text_encoder_says_both_widths_and_what_to_load(hidden, bridge):
 
 def test_wrong_number_of_taps_is_said(krea2_model, krea2_clip, bridge):
     with pytest.raises(ValueError) as error:
-        pool(krea2_model, encode(krea2_clip, bridge, taps_text="2, 5, 8")[0], bridge)
+        pool(krea2_model, encode(krea2_clip, bridge, taps="2, 5, 8")[0], bridge)
     sentence(error, "3 taps", "12 taps")
 
 
@@ -51,11 +61,26 @@ def sd15():
     import comfy.model_patcher
     import comfy.supported_models
 
-    config = comfy.supported_models.SD15({
-        "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1],
-        "channel_mult": [1], "transformer_depth": [1], "transformer_depth_output": [1, 1],
-        "transformer_depth_middle": 1, "context_dim": 768, "num_heads": 4, "use_spatial_transformer": True,
-        "use_linear_in_transformer": False, "legacy": False, "use_checkpoint": False, "adm_in_channels": None})
+    config = comfy.supported_models.SD15(
+        {
+            "image_size": 32,
+            "in_channels": 4,
+            "out_channels": 4,
+            "model_channels": 32,
+            "num_res_blocks": [1],
+            "channel_mult": [1],
+            "transformer_depth": [1],
+            "transformer_depth_output": [1, 1],
+            "transformer_depth_middle": 1,
+            "context_dim": 768,
+            "num_heads": 4,
+            "use_spatial_transformer": True,
+            "use_linear_in_transformer": False,
+            "legacy": False,
+            "use_checkpoint": False,
+            "adm_in_channels": None,
+        }
+    )
     model = comfy.model_base.BaseModel(config, device="cpu")
     return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
 
@@ -104,13 +129,20 @@ def test_control_tokens_are_removed_and_said(krea2_clip, bridge):
 @pytest.mark.parametrize("guided", ["sampler", "guider"])
 def test_a_missing_negative_above_cfg_1_is_said(hidden, krea2_model, bridge, guided):
     model, positive, negative, *_ = pool(krea2_model, hidden, bridge)
-    preset = {"preset": "custom", "steps": 2, "cfg": 4.5, "sampler": "euler", "scheduler": "simple",
-              "shift": "as the model", "mu": 0.0}
+    preset = {
+        "preset": "custom",
+        "steps": 2,
+        "cfg": 4.5,
+        "sampler": "euler",
+        "scheduler": "simple",
+        "shift": "as the model",
+        "mu": 0.0,
+    }
     with pytest.raises(ValueError) as error:
         if guided == "guider":
-            bridge("draw").guider(model, positive, negative, None, 4.5, -1.0)
+            bridge("actions.draw").guider(model, positive, negative, cfg=4.5)
         else:
-            bridge("draw").run(model, positive, negative, None, EMPTY, 1, preset, 1.0, -1.0)
+            bridge("actions.draw").run(model, positive, negative, latent=EMPTY, seed=1, preset=preset)
     sentence(error, "CFG 4.5", "negative", "CFG to 1")
 
 
@@ -118,22 +150,34 @@ def test_a_latent_of_other_channels_is_said(hidden, krea2_model, bridge):
     model, positive, *_ = pool(krea2_model, hidden, bridge)
     latent = {"samples": torch.rand(1, 4, 8, 8)}
     with pytest.raises(ValueError) as error:
-        bridge("draw").run(model, positive, None, None, latent, 1, {"preset": "Krea 2 Turbo"}, 0.5, -1.0)
+        bridge("actions.draw").run(
+            model, positive, None, latent=latent, seed=1, preset={"preset": "Krea 2 Turbo"}, denoise=0.5
+        )
     sentence(error, "4 channels", "16", "VAE that belongs to the MODEL")
 
 
 def test_an_empty_latent_of_other_channels_is_mended_as_the_stock_sampler_does(hidden, krea2_model, bridge):
     model, positive, *_ = pool(krea2_model, hidden, bridge)
-    preset = {"preset": "custom", "steps": 1, "cfg": 1.0, "sampler": "euler", "scheduler": "simple",
-              "shift": "as the model", "mu": 0.0}
-    out = bridge("draw").run(model, positive, None, None, {"samples": torch.zeros(1, 4, 8, 8)}, 1, preset, 1.0, -1.0)
+    preset = {
+        "preset": "custom",
+        "steps": 1,
+        "cfg": 1.0,
+        "sampler": "euler",
+        "scheduler": "simple",
+        "shift": "as the model",
+        "mu": 0.0,
+    }
+    out = bridge("actions.draw").run(
+        model, positive, None, latent={"samples": torch.zeros(1, 4, 8, 8)}, seed=1, preset=preset
+    )
     assert out["samples"].shape == (1, 16, 1, 8, 8)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("branch", ["positive", "negative"])
-def test_states_with_nan_or_infinity_are_refused_before_they_blacken_the_picture(hidden, krea2_model, bridge, value,
-                                                                                 branch):
+def test_states_with_nan_or_infinity_are_refused_before_they_blacken_the_picture(
+    hidden, krea2_model, bridge, value, branch
+):
     states = hidden.states.clone()
     states[0, 2, 5, 7] = value
     broken = hidden._replace(states=states)
@@ -160,7 +204,7 @@ def test_what_is_no_picture_is_refused(krea2_clip, bridge, shape):
 
 def test_weights_are_refused_by_name_where_the_host_has_no_place_for_them(hidden, krea2_model, bridge, monkeypatch):
     """ComfyUI 0.26 and 0.27: there this is real; in a newer host only the answer of the check is replaced."""
-    dit = bridge("dit")
+    dit = bridge("drawers.token_bias")
     if dit.takes_weights(krea2_model.model.diffusion_model):
         monkeypatch.setattr(dit, "takes_weights", lambda network: False)
     weights = hidden.weights.clone()

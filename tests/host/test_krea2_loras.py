@@ -16,8 +16,11 @@ def lora(names, rank=4, seed=5, prefix=""):
 
 
 def matrices(module, part):
-    return {name.removesuffix(".weight"): tuple(p.shape) for name, p in module.named_parameters()
-            if part in name and p.ndim == 2 and name.endswith(".weight")}
+    return {
+        name.removesuffix(".weight"): tuple(p.shape)
+        for name, p in module.named_parameters()
+        if part in name and p.ndim == 2 and name.endswith(".weight")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -25,18 +28,22 @@ def patched(krea2_clip, krea2_model):
     """(CLIP, MODEL) with a LoRA on the text encoder, the pooling inside the MODEL, and its blocks."""
     import comfy.sd
 
-    names = {k: v for part in ("txtfusion", "blocks.0.attn") for k, v in
-             matrices(krea2_model.model.diffusion_model, part).items()}
+    names = {
+        k: v
+        for part in ("txtfusion", "blocks.0.attn")
+        for k, v in matrices(krea2_model.model.diffusion_model, part).items()
+    }
     encoder = matrices(krea2_clip.cond_stage_model.qwen3vl_4b.transformer, "model.layers.3.")
     model, _ = comfy.sd.load_lora_for_models(krea2_model, None, lora(names, prefix="diffusion_model."), 1.0, 1.0)
     _, clip = comfy.sd.load_lora_for_models(
-        None, krea2_clip, lora(encoder, prefix="text_encoders.qwen3vl_4b.transformer."), 1.0, 1.0)
+        None, krea2_clip, lora(encoder, prefix="text_encoders.qwen3vl_4b.transformer."), 1.0, 1.0
+    )
     assert any("txtfusion" in key for key in model.patches) and clip.patcher.patches
     return clip, model
 
 
 def states(clip, bridge, prompt="a red fox in the snow"):
-    return bridge("encode_prompt").run(clip, prompt, "auto", "as the profile", "", "", "fp32", None, None)[0]
+    return bridge("actions.encode").run(clip, prompt)[0]
 
 
 def stock(clip, prompt="a red fox in the snow"):
@@ -44,14 +51,15 @@ def stock(clip, prompt="a red fox in the snow"):
 
 
 def pooled(model, hidden, bridge):
-    return bridge("pool_states").run(model, hidden, "off", "", True, None, None, [])[:2]
+    return bridge("actions.pool").run(model, hidden)[:2]
 
 
 def draw(model, positive):
     import nodes
 
-    return nodes.common_ksampler(model, 3, 3, 1.0, "euler", "simple", positive, positive,
-                                 {"samples": torch.zeros(1, 16, 1, 8, 8)})[0]["samples"]
+    return nodes.common_ksampler(
+        model, 3, 3, 1.0, "euler", "simple", positive, positive, {"samples": torch.zeros(1, 16, 1, 8, 8)}
+    )[0]["samples"]
 
 
 def test_a_lora_on_the_text_encoder_reaches_the_states(krea2_clip, patched, bridge):

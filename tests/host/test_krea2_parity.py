@@ -14,9 +14,19 @@ PROMPTS = ["a red fox in the snow", "一只戴眼镜的猫, emoji 🦊, and\nnew
 
 
 def encode(clip, bridge, prompt, **changes):
-    settings = dict(profile_key="auto", selection="everything", system_prompt="", taps_text="", precision="fp32",
-                    references=None, images=None) | changes
-    return bridge("encode_prompt").run(clip, prompt, **settings)[0]
+    settings = (
+        dict(
+            profile="auto",
+            selection="everything",
+            system_prompt="",
+            taps="",
+            precision="fp32",
+            references=None,
+            images=None,
+        )
+        | changes
+    )
+    return bridge("actions.encode").run(clip, prompt, **settings)[0]
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -25,7 +35,7 @@ def test_states_of_text_equal_transformers_to_a_thousandth(krea2_clip, bridge, p
     vlm = transformers_vlm(krea2_clip)
     tokenizer = krea2_clip.tokenizer.qwen3vl_4b.tokenizer
     system = PROFILES["krea2"].system
-    text = (f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n")
+    text = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
     ids = torch.tensor([tokenizer(text)["input_ids"]])
     states = vlm(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True).hidden_states
     theirs = torch.stack([states[tap] for tap in ours.taps], dim=2)
@@ -37,7 +47,7 @@ def test_pooling_equals_diffusers_text_fusion(krea2_clip, krea2_model, bridge):
     """Three ways with the same weights: the host's own, this repository's plain PyTorch, and diffusers'."""
     hidden = encode(krea2_clip, bridge, "a red fox in the snow")
     theirs = diffusers_dit(krea2_model).text_fusion(hidden.states)
-    host = bridge("dit").FusionModel(krea2_model).pool(hidden, [1.0] * 12, True)
+    host = bridge("drawers.fusion_model").FusionModel(krea2_model).pool(hidden, [1.0] * 12, True)
     plain = LayerwiseAttentionPooling(12, hidden.width).eval()
     plain.load_state_dict(krea2_model.model.diffusion_model.txtfusion.state_dict())
     scale = theirs.abs().max()
@@ -57,15 +67,23 @@ def test_a_whole_picture_equals_diffusers_krea2_pipeline(krea2_clip, krea2_model
     shift = {"shift": "fixed", "mu": 1.15} if distilled else {"shift": "by resolution", "mu": 0.0}
     preset = {"preset": "custom", "steps": steps, "cfg": cfg, "sampler": "euler", "scheduler": "simple", **shift}
     states = [encode(krea2_clip, bridge, text, selection="as the profile") for text in (prompt, bad)]
-    model, positive, negative, *_ = bridge("pool_states").run(krea2_model, states[0], "off", "", True, states[1], None,
-                                                              [])
-    drawn = bridge("draw").run(model, positive, negative, None, latent, 11, preset, 1.0, -1.0)["samples"]
+    model, positive, negative, *_ = bridge("actions.pool").run(krea2_model, states[0], negative=states[1])
+    drawn = bridge("actions.draw").run(model, positive, negative, latent=latent, seed=11, preset=preset)["samples"]
     ours = vae_from(weights).decode(drawn)
 
     pipe = pipeline(krea2_clip, krea2_model, diffusers_vae(weights, 8), distilled)
     packed = pipe._pack_latents(noise[:, :, 0], 1, 16, 8, 12)
-    theirs = pipe(prompt, negative_prompt=bad, height=64, width=96, num_inference_steps=steps, guidance_scale=cfg - 1,
-                  latents=packed, output_type="pt", max_sequence_length=64).images
+    theirs = pipe(
+        prompt,
+        negative_prompt=bad,
+        height=64,
+        width=96,
+        num_inference_steps=steps,
+        guidance_scale=cfg - 1,
+        latents=packed,
+        output_type="pt",
+        max_sequence_length=64,
+    ).images
     theirs = theirs.movedim(1, -1)
     assert ours.reshape(theirs.shape).std() > 0.02
     torch.testing.assert_close(ours.reshape(theirs.shape), theirs, atol=1e-3, rtol=0)

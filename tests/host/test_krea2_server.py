@@ -25,10 +25,17 @@ def pixels(server, graph) -> np.ndarray:
 SHORT, LONG = "a red fox in the snow", "blurry, dark, and much longer than the prompt it stands beside, with many words"
 
 
-@pytest.mark.parametrize("sampler, lora, negative", [
-    ("euler", False, "a red cat in the snow"), ("euler", True, LONG), ("dpmpp_2m", False, LONG), ("dpmpp_2m", True, ""),
-    ("heun", False, ""), ("heun", True, LONG),
-])
+@pytest.mark.parametrize(
+    "sampler, lora, negative",
+    [
+        ("euler", False, "a red cat in the snow"),
+        ("euler", True, LONG),
+        ("dpmpp_2m", False, LONG),
+        ("dpmpp_2m", True, ""),
+        ("heun", False, ""),
+        ("heun", True, LONG),
+    ],
+)
 def test_the_picture_is_the_stock_graphs_pixel_by_pixel(krea2, sampler, lora, negative):
     settings = dict(sampler=sampler, lora=lora)
     ours = pixels(krea2, unifusion(SHORT, negative, **settings))
@@ -47,8 +54,9 @@ def test_nothing_of_the_pack_holds_a_model_after_free(krea2):
     krea2.queue(unifusion(SHORT, "", seed=77))
     krea2.raw("/free", {"unload_models": True, "free_memory": True})
     time.sleep(1.5)
-    seen = krea2.queue({"number": node("PrimitiveInt", value=1),
-                        "look": node("TestMemory", after=["number", 0], number=1)})
+    seen = krea2.queue(
+        {"number": node("PrimitiveInt", value=1), "look": node("TestMemory", after=["number", 0], number=1)}
+    )
     assert seen["outputs"]["look"]["loaded"] == []
 
 

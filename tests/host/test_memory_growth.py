@@ -10,15 +10,28 @@ RUNS, LOOK_EVERY = 200, 20
 
 def small(number: int, look: bool) -> dict:
     """Encode, pool, one step, decode; a new prompt, picture and seed every time, so that nothing is cached."""
-    graph = {**loaders(small=True), "picture": node("EmptyImage", width=64, height=64, batch_size=1, color=number % 7),
-             "positive": encode(f"fox number {number}", profile="qwen3vl", taps=SMALL_TAPS),
-             "pool": pool(["unet", 0], ["positive", 0], ["positive", 1]),
-             "latent": node("EmptySD3LatentImage", width=32, height=32, batch_size=1),
-             "draw": node("KSampler", model=["pool", 0], positive=["pool", 1], negative=["pool", 2], seed=number,
-                          steps=1, latent_image=["latent", 0], cfg=1.0, sampler_name="euler", scheduler="simple",
-                          denoise=1.0),
-             "decode": node("VAEDecode", samples=["draw", 0], vae=["vae", 0]),
-             "show": node("PreviewImage", images=["decode", 0])}
+    graph = {
+        **loaders(small=True),
+        "picture": node("EmptyImage", width=64, height=64, batch_size=1, color=number % 7),
+        "positive": encode(f"fox number {number}", profile="qwen3vl", taps=SMALL_TAPS),
+        "pool": pool(["unet", 0], ["positive", 0], ["positive", 1]),
+        "latent": node("EmptySD3LatentImage", width=32, height=32, batch_size=1),
+        "draw": node(
+            "KSampler",
+            model=["pool", 0],
+            positive=["pool", 1],
+            negative=["pool", 2],
+            seed=number,
+            steps=1,
+            latent_image=["latent", 0],
+            cfg=1.0,
+            sampler_name="euler",
+            scheduler="simple",
+            denoise=1.0,
+        ),
+        "decode": node("VAEDecode", samples=["draw", 0], vae=["vae", 0]),
+        "show": node("PreviewImage", images=["decode", 0]),
+    }
     if look:
         graph["look"] = node("TestMemory", after=["decode", 0], number=number)
     graph["positive"]["inputs"]["images.image0"] = ["picture", 0]

@@ -19,6 +19,7 @@ def recording(original, moves):
         if patcher.loaded_size() != before:
             moves.append((type(patcher.model).__name__, patcher.loaded_size()))
         return result
+
     return recorded
 
 
@@ -32,8 +33,9 @@ def device(monkeypatch):
     moves: list[tuple[str, int]] = []
 
     def free(dev=None, torch_free_too=False):
-        left = state["size"] - sum(entry.model_loaded_memory() for entry in mm.current_loaded_models
-                                   if entry.device == DEVICE)
+        left = state["size"] - sum(
+            entry.model_loaded_memory() for entry in mm.current_loaded_models if entry.device == DEVICE
+        )
         return (left, left) if torch_free_too else left
 
     monkeypatch.setattr(mm, "get_free_memory", free)
@@ -58,10 +60,9 @@ def placed(krea2_clip, krea2_model):
 
 def entry(clip, model, bridge, prompt, negative):
     """One queue entry up to the sampler's inputs."""
-    encode = bridge("encode_prompt").run
-    states = [encode(clip, text, "auto", "as the profile", "", "", "fp32", None, None)[0]
-              for text in (prompt, negative)]
-    return bridge("pool_states").run(model, states[0], "off", "", True, states[1], None, [])[:3]
+    encode = bridge("actions.encode").run
+    states = [encode(clip, text)[0] for text in (prompt, negative)]
+    return bridge("actions.pool").run(model, states[0], negative=states[1])[:3]
 
 
 def draw(model, positive, negative, seed=1):
@@ -82,13 +83,19 @@ def loads(moves):
 
 @pytest.mark.parametrize("room", ["both", "one at a time", "half of the encoder"])
 def test_each_model_is_moved_once_per_queue_entry_and_the_picture_is_the_same(
-        krea2_clip, krea2_model, placed, bridge, device, room):
+    krea2_clip, krea2_model, placed, bridge, device, room
+):
     set_size, moves = device
     clip, model = placed
     encoder, drawing = clip.patcher.model_size(), model.model_size()
     spare = 64 * 2**20
-    set_size({"both": encoder + drawing + 4 * spare, "one at a time": encoder + drawing // 2 + spare // 8,
-              "half of the encoder": encoder // 2}[room])
+    set_size(
+        {
+            "both": encoder + drawing + 4 * spare,
+            "one at a time": encoder + drawing // 2 + spare // 8,
+            "half of the encoder": encoder // 2,
+        }[room]
+    )
     ours = draw(*entry(clip, model, bridge, **ENTRY))
     if room != "half of the encoder":
         assert sorted(loads(moves)) == sorted({type(clip.patcher.model).__name__, type(model.model).__name__})
@@ -136,7 +143,7 @@ def test_with_the_encoder_unloaded_the_picture_can_still_be_drawn(placed, bridge
 
 def test_the_hosts_cache_counts_the_states(krea2_clip, bridge):
     """ComfyUI's RAM-pressure cache looks for tensors in lists and tuples only."""
-    hidden = bridge("encode_prompt").run(krea2_clip, "a fox", "auto", "as the profile", "", "", "fp32", None, None)[0]
+    hidden = bridge("actions.encode").run(krea2_clip, "a fox")[0]
 
     def counted(value):
         if isinstance(value, torch.Tensor):

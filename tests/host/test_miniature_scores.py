@@ -5,21 +5,21 @@ The figures with intervals are in docs/reproduction.md; here stands what holds w
 
 import pytest
 
-from unifusion.tiny import MINIATURE
-from unifusion.tiny.text import keeps_attributes, parse_caption
-from unifusion.tiny.vlm import BUNDLED
+from recipes.miniature.captions import keeps_attributes, parse_caption
+from unifusion.miniature import MINIATURE, VLM_FOLDER
 
 COUNT = 10
 SHIPPED = MINIATURE
 
 pytestmark = pytest.mark.skipif(
-    not ((SHIPPED / "dit.safetensors").is_file() and (BUNDLED / "model.safetensors").is_file()),
-    reason="the bundled weights are not here")
+    not ((SHIPPED / "dit.safetensors").is_file() and (VLM_FOLDER / "model.safetensors").is_file()),
+    reason="the bundled weights are not here",
+)
 
 
 @pytest.fixture(scope="module")
 def graph(pack):
-    from bench.reproduction.graph import Graph
+    from bench.reproduction.through_nodes import Graph
 
     return Graph(SHIPPED)
 
@@ -28,7 +28,7 @@ def graph(pack):
 def drawn(graph):
     """(what was asked, what VERIFI wrote, what the scorer reads from the picture) of held-out scenes."""
     from bench.reproduction.scenes import prompts
-    from unifusion.tiny.scorer import read_scene
+    from recipes.miniature.scorer import read_scene
 
     made = []
     for seed, asked in enumerate(prompts(COUNT, seed=1, detail=1.0)):
@@ -52,7 +52,7 @@ def test_whole_pictures_are_right(drawn):
 
 def test_edits_make_the_change_and_keep_the_rest(graph):
     from bench.reproduction.scenes import edit_checks, edits
-    from unifusion.tiny.scorer import read_scene
+    from recipes.miniature.scorer import read_scene
 
     checks = []
     for seed, asked in enumerate(edits(COUNT, seed=2)):
@@ -64,10 +64,12 @@ def test_edits_make_the_change_and_keep_the_rest(graph):
 
 def test_two_references_never_trained_on_are_both_used(graph):
     from bench.reproduction.scenes import pairs
-    from unifusion.tiny.scorer import read_scene
+    from recipes.miniature.scorer import read_scene
 
-    found = [(asked, read_scene(graph.picture(graph.verifi(asked.prompt, asked.pictures), seed)))
-             for seed, asked in enumerate(pairs(COUNT, seed=3))]
+    found = [
+        (asked, read_scene(graph.picture(graph.verifi(asked.prompt, asked.pictures), seed)))
+        for seed, asked in enumerate(pairs(COUNT, seed=3))
+    ]
     assert sum(scene == asked.scene for asked, scene in found) >= 5  # by chance none
 
 

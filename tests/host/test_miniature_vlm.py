@@ -4,21 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from unifusion.tiny.chats import Chat
-from unifusion.tiny.render import render
-from unifusion.tiny.scene import sample_scene
-from unifusion.tiny.vlm import BUNDLED, load_vlm
-from unifusion.tiny.vlm_decode import generate_ids
+from recipes.miniature.chats import Chat
+from recipes.miniature.frozen_vlm import load_vlm
+from recipes.miniature.render import render
+from recipes.miniature.scene import sample_scene
+from recipes.miniature.vlm_decode import generate_ids
+from unifusion.miniature import VLM_FOLDER
 
 
 @pytest.fixture(scope="module")
 def trained():
-    return load_vlm(BUNDLED)
+    return load_vlm(VLM_FOLDER)
 
 
 @pytest.fixture(scope="module")
 def clip(bridge):
-    clip = bridge("miniature").load_clip(BUNDLED)
+    clip = bridge("encoders.miniature_clip").load_clip(VLM_FOLDER)
     clip.cond_stage_model.float()
     return clip
 
@@ -37,8 +38,8 @@ def test_states_equal_those_of_training(trained, clip, count):
     views = pictures(count)
     states = trained.encode([Chat("a red star at the top left", [[view] for view in views])]).states[0]
     tokens = clip.tokenize("a red star at the top left", images=as_images(views))
-    (cond, _), = clip.encode_from_tokens_scheduled(tokens)
-    tail = states[-cond.shape[1]:].flatten(1)
+    ((cond, _),) = clip.encode_from_tokens_scheduled(tokens)
+    tail = states[-cond.shape[1] :].flatten(1)
     assert (cond[0].float().cpu() - tail).abs().max() < 1e-4
 
 
@@ -54,13 +55,14 @@ def test_stock_text_generation_writes_what_training_scored(trained, clip, count)
 
 def test_a_picture_of_any_size_becomes_sixteen_tokens(clip):
     merged, extra = clip.cond_stage_model.unifusion_miniature.transformer.preprocess_embed(
-        {"type": "image", "data": torch.rand(1, 200, 333, 3)}, "cpu")
+        {"type": "image", "data": torch.rand(1, 200, 333, 3)}, "cpu"
+    )
     assert merged.shape == (16, 240) and extra["grid"].tolist() == [[1, 8, 8]]
 
 
 def test_wrong_folders_are_named(bridge, tmp_path):
-    miniature = bridge("miniature")
+    folders = bridge("actions.model_folders")
     with pytest.raises(ValueError, match="no such folder"):
-        miniature.load_folder(tmp_path / "nowhere")
+        folders.load_folder(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="dit.safetensors, vae.safetensors, vlm/config.json missing"):
-        miniature.load_folder(tmp_path)
+        folders.load_folder(tmp_path)

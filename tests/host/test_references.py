@@ -16,8 +16,14 @@ def picture(height, width, seed=0):
 def encode(bridge, krea2_clip):
     def run(prompt="x", references=None, images=None, clip=None, profile="miniature", selection="images and prompt"):
         taps = "" if profile == "krea2" else "2, 5"
-        return bridge("encode_prompt").run(
-            clip or krea2_clip, prompt, profile, selection, "", taps, "fp32", references, images
+        return bridge("actions.encode").run(
+            clip or krea2_clip,
+            prompt,
+            profile=profile,
+            selection=selection,
+            taps=taps,
+            references=references,
+            images=images,
         )
 
     return run
@@ -25,7 +31,7 @@ def encode(bridge, krea2_clip):
 
 @pytest.fixture
 def vlm(bridge, krea2_clip):
-    return bridge("vlm").VLM(krea2_clip)
+    return bridge("encoders.text_encoder").VLM(krea2_clip)
 
 
 def reference(node, image, label="", strength=1.0, detail="default", start=0.0, end=1.0, references=None):
@@ -113,7 +119,7 @@ def test_a_profile_sizes_pictures_that_have_no_budget(bridge, encode, node):
 
     references = combine(node, images={"image0": picture(256, 256)})[0]
     assert encode("x", references)[0].count_by_role()["image 1"] == 16
-    krea2 = bridge("encode_prompt").gather(references, None, PROFILES["krea2"])[0]
+    krea2 = bridge("actions.encode").gather(references, None, PROFILES["krea2"])[0]
     assert krea2.grids == [(12, 12)]
 
 
@@ -132,9 +138,7 @@ def test_strength_two_at_the_reference_node_equals_its_states_twice_in_the_laten
     for strength in (2.0, 1.0, 1.0):
         references = reference(node, picture(64, 96, 1), strength=strength, references=reference(node, picture(64, 64)))
         references = combine(node, 12, references=references)[0]
-        hidden = bridge("encode_prompt").run(
-            krea2_clip, "x", "krea2", "as the profile", "", "", "fp32", references, None
-        )[0]
+        hidden = bridge("actions.encode").run(krea2_clip, "x", profile="krea2", references=references)[0]
         if len(drawn) == 1:  # the second picture's states once more
             again = (hidden.roles == IMAGE + 1).nonzero()[:, 0]
             order = torch.cat([torch.arange(hidden.tokens), again])
@@ -145,7 +149,7 @@ def test_strength_two_at_the_reference_node_equals_its_states_twice_in_the_laten
                 weights=hidden.weights[order],
                 spans=hidden.spans[order],
             )
-        model, positive, negative, *_ = bridge("pool_states").run(krea2_model, hidden, "off", "", True, None, None, [])
+        model, positive, negative, *_ = bridge("actions.pool").run(krea2_model, hidden)
         drawn.append(
             nodes.common_ksampler(
                 model, 3, 2, 1.0, "euler", "simple", positive, negative, {"samples": torch.zeros(1, 16, 1, 8, 8)}
@@ -166,7 +170,7 @@ def fresh_clip():
 
 def test_an_unchanged_picture_is_seen_once_whatever_the_prompt(bridge, encode, vlm):
     encode = partial(encode, profile="qwen3vl")  # a negative with pictures
-    features, negatives = bridge("vision").feature_store(vlm), bridge("vision").negative_store(vlm)
+    features, negatives = bridge("encoders.kept").feature_store(vlm), bridge("encoders.kept").negative_store(vlm)
     images = {"image0": picture(64, 96, 11), "image1": picture(96, 64, 12)}
     calls = []
     hook = vlm.transformer.visual.register_forward_hook(lambda *_: calls.append(1))
@@ -210,7 +214,7 @@ def test_a_lora_on_the_text_encoder_makes_new_features_and_a_new_negative(bridge
 
 
 def test_stores_are_bounded_and_forget_the_oldest(bridge):
-    store = bridge("vision").Store(limit=100)
+    store = bridge("encoders.kept").Store(limit=100)
     made = []
 
     def get(key, size):

@@ -30,8 +30,9 @@ def inputs(section, prefix=""):
             if kind == "COMBO" and name not in FROM_HOST:
                 entry["options"] = options["options"]
             if kind == "COMFY_DYNAMICCOMBO_V3":
-                entry["options"] = {option["key"]: list(inputs(option["inputs"], f"{prefix}{name}."))
-                                    for option in options["options"]}
+                entry["options"] = {
+                    option["key"]: list(inputs(option["inputs"], f"{prefix}{name}.")) for option in options["options"]
+                }
             if kind == "COMFY_AUTOGROW_V3":
                 entry["template"] = {key: options["template"][key] for key in ("prefix", "min", "max")}
                 entry["template"]["type"] = next(iter(options["template"]["input"]["required"].values()))[0]
@@ -39,9 +40,14 @@ def inputs(section, prefix=""):
 
 
 def contract(info):
-    return {node: {"inputs": list(inputs(about["input"])), "output_node": about["output_node"],
-                   "outputs": [list(pair) for pair in zip(about["output_name"], about["output"])]}
-            for node, about in sorted(info.items())}
+    return {
+        node: {
+            "inputs": list(inputs(about["input"])),
+            "output_node": about["output_node"],
+            "outputs": [list(pair) for pair in zip(about["output_name"], about["output"])],
+        }
+        for node, about in sorted(info.items())
+    }
 
 
 def test_nodes_are_what_saved_graphs_expect(info):

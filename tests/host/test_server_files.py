@@ -10,7 +10,7 @@ import pytest
 from harness.graphs import GRAPHS, SAVED
 from running_graphs import RUNNING, picture_of
 
-from unifusion.tiny import MINIATURE
+from unifusion.miniature import MINIATURE
 
 PACK = Path(__file__).resolve().parents[2]
 CONTRACT = json.loads(Path(__file__).with_name("contract.json").read_text(encoding="utf-8"))
@@ -48,8 +48,11 @@ def test_templates_are_listed_and_served_with_their_pictures(server):
 
 
 def test_the_blueprint_is_offered(server):
-    found = [entry["name"] for entry in server.get("/global_subgraphs").values()
-             if entry["info"]["node_pack"] == "custom_nodes.UniFusion"]
+    found = [
+        entry["name"]
+        for entry in server.get("/global_subgraphs").values()
+        if entry["info"]["node_pack"] == "custom_nodes.UniFusion"
+    ]
     assert found == ["Prompt to conditioning (UniFusion)"]
 
 
@@ -86,9 +89,15 @@ def test_loaded_conditioning_draws_the_same_picture_with_nothing_but_a_drawing_m
     ids = SAVED.ids()
     file = first["outputs"][str(ids["store"])]["text"][0].split("saved: ")[1].split(", ")[0]
     api = SAVED.api()
-    without = {number: node for number, node in api.items()
-               if int(number) not in {ids[key] for key in ("load", "rewrite", "pool", "store")}}
-    without["90"] = {"class_type": "UNETLoader", "inputs": {"unet_name": LISTED.format("dit"), "weight_dtype": "default"}}
+    without = {
+        number: node
+        for number, node in api.items()
+        if int(number) not in {ids[key] for key in ("load", "rewrite", "pool", "store")}
+    }
+    without["90"] = {
+        "class_type": "UNETLoader",
+        "inputs": {"unet_name": LISTED.format("dit"), "weight_dtype": "default"},
+    }
     without["91"] = {"class_type": "VAELoader", "inputs": {"vae_name": LISTED.format("vae")}}
     without[str(ids["restore"])]["inputs"] = {"file": file, "model": ["90", 0]}
     without[str(ids["decode"])]["inputs"]["vae"] = ["91", 0]
@@ -109,16 +118,26 @@ def test_a_damaged_file_stops_the_graph_with_one_sentence(server):
     target = server.base / "input" / "broken.safetensors"
     target.parent.mkdir(exist_ok=True)
     target.write_bytes(b"\x80\x04not a safetensors file")
-    history = server.queue({"1": {"class_type": "UniFusionLoadConditioning", "inputs": {"file": "broken.safetensors"}},
-                            "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 5]}}})
-    assert server.errors(history) == ["UniFusionLoadConditioning: 'broken.safetensors' cannot be loaded: it is a "
-                                      "pickle or an archive, not a safetensors file."]
+    history = server.queue(
+        {
+            "1": {"class_type": "UniFusionLoadConditioning", "inputs": {"file": "broken.safetensors"}},
+            "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 5]}},
+        }
+    )
+    assert server.errors(history) == [
+        "UniFusionLoadConditioning: 'broken.safetensors' cannot be loaded: it is a "
+        "pickle or an archive, not a safetensors file."
+    ]
 
 
 def test_a_path_outside_the_folders_is_refused_before_anything_runs(server):
     with pytest.raises(ValueError, match="leaves ComfyUI's input and output folders|is not in ComfyUI's"):
-        server.queue({"1": {"class_type": "UniFusionLoadConditioning", "inputs": {"file": "../server.log"}},
-                      "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 5]}}})
+        server.queue(
+            {
+                "1": {"class_type": "UniFusionLoadConditioning", "inputs": {"file": "../server.log"}},
+                "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 5]}},
+            }
+        )
 
 
 def test_nothing_outside_web_is_served(server):

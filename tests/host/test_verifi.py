@@ -14,26 +14,61 @@ def picture(height, width, seed=0):
     return torch.rand(1, height, width, 3, generator=torch.Generator().manual_seed(seed))
 
 
-PICTURES = {"text only": [], "one picture": [[picture(96, 64)]],
-            "two pictures": [[picture(64, 128, 1)], [picture(96, 64, 2)]]}
+PICTURES = {
+    "text only": [],
+    "one picture": [[picture(96, 64)]],
+    "two pictures": [[picture(64, 128, 1)], [picture(96, 64, 2)]],
+}
 
 
 @pytest.fixture(scope="module")
 def rewrite(bridge, krea2_clip):
     """The node's work with its default settings, on the random Krea 2 encoder unless another is given."""
 
-    def run(prompt="a red fox", clip=None, *, profile="auto", system="keep it short", custom="",
-            selection="as the profile", sampling=None, seed=0, min_length=0, max_length=6, prefill="", edited="",
-            precision="auto", taps="", references=None, images=None):
-        return bridge("rewrite").run(clip or krea2_clip, prompt, profile, system, custom, selection,
-                                     sampling or {"sampling": "greedy"}, seed, min_length, max_length, prefill, edited,
-                                     precision, taps, references, images)
+    def run(
+        prompt="a red fox",
+        clip=None,
+        *,
+        profile="auto",
+        system="keep it short",
+        custom="",
+        selection="as the profile",
+        sampling=None,
+        seed=0,
+        min_length=0,
+        max_length=6,
+        prefill="",
+        edited="",
+        precision="auto",
+        taps="",
+        references=None,
+        images=None,
+    ):
+        return bridge("actions.rewrite").run(
+            clip or krea2_clip,
+            prompt,
+            profile=profile,
+            system_prompt=system,
+            custom_system_prompt=custom,
+            selection=selection,
+            sampling=sampling or {"sampling": "greedy"},
+            seed=seed,
+            min_length=min_length,
+            max_length=max_length,
+            prefill=prefill,
+            edited_text=edited,
+            precision=precision,
+            taps=taps,
+            references=references,
+            images=images,
+        )
+
     return run
 
 
 @pytest.fixture
 def vlm(bridge, krea2_clip):
-    return bridge("vlm").VLM(krea2_clip)
+    return bridge("encoders.text_encoder").VLM(krea2_clip)
 
 
 @pytest.fixture
@@ -43,6 +78,7 @@ def config(vlm, monkeypatch):
     def change(**values):
         for name, value in values.items():
             monkeypatch.setattr(vlm.decoder.config, name, value, raising=False)
+
     return change
 
 
@@ -51,8 +87,8 @@ def counted_forwards(vlm):
     """Tokens fed in each forward pass of the decoder."""
     fed = []
     handle = vlm.decoder.layers[0].register_forward_pre_hook(
-        lambda _module, args, kwargs: fed.append((kwargs["x"] if "x" in kwargs else args[0]).shape[1]),
-        with_kwargs=True)
+        lambda _module, args, kwargs: fed.append((kwargs["x"] if "x" in kwargs else args[0]).shape[1]), with_kwargs=True
+    )
     try:
         yield fed
     finally:
@@ -65,7 +101,7 @@ def decoded(bridge, vlm, pictures, settings, limit, taps=(2, 5, 20, 35)):
 
     tokens = vlm.tokenize(chat("You describe pictures.", "a red fox", [1] * len(pictures)))
     vlm.load(1024, len(taps))
-    return tokens, bridge("decode").decode(vlm, vlm.embed(tokens, pictures), taps, settings, limit, "fp32")
+    return tokens, bridge("encoders.writing").decode(vlm, vlm.embed(tokens, pictures), taps, settings, limit, "fp32")
 
 
 @pytest.mark.parametrize("ending", ["limit", "stop token"])
@@ -75,15 +111,21 @@ def test_captured_states_equal_a_teacher_forced_pass(bridge, vlm, config, pictur
     tokens, wrote = decoded(bridge, vlm, pictures, greedy, 8)
     if ending == "stop token":  # what greedy decoding draws sixth now ends the text
         config(stop_tokens=[wrote.ids[5]])
-        limit_ids = wrote.ids[:wrote.ids.index(wrote.ids[5])]
+        limit_ids = wrote.ids[: wrote.ids.index(wrote.ids[5])]
         tokens, wrote = decoded(bridge, vlm, pictures, greedy, 8)
         assert wrote.ids == limit_ids and wrote.ending == "ended by itself"
     else:
         assert len(wrote.ids) == 8 and wrote.ending == "stopped at the limit"
     count = len(wrote.ids)
-    forced = vlm.embed(tokens._replace(ids=tokens.ids + wrote.ids, roles=tokens.roles + [3] * count,
-                                       weights=tokens.weights + [1.0] * count, pieces=tokens.pieces + [""] * count),
-                       pictures)
+    forced = vlm.embed(
+        tokens._replace(
+            ids=tokens.ids + wrote.ids,
+            roles=tokens.roles + [3] * count,
+            weights=tokens.weights + [1.0] * count,
+            pieces=tokens.pieces + [""] * count,
+        ),
+        pictures,
+    )
     expected = vlm.states(forced, taps)
     assert wrote.states.shape == expected.shape
     scale = expected.std(dim=(0, 1, 3), keepdim=True)
@@ -147,7 +189,7 @@ def test_states_of_unselected_tokens_do_not_reach_the_conditioning(bridge, vlm, 
     """System prompt and instruction are disturbed where they are captured, behind the pass that writes."""
     from unifusion_pack.unifusion.hidden_states import GENERATED, IMAGE
 
-    rewriting = bridge("rewrite")
+    rewriting = bridge("actions.rewrite")
 
     def conditioning(disturbed):
         real = rewriting.write
@@ -163,10 +205,17 @@ def test_states_of_unselected_tokens_do_not_reach_the_conditioning(bridge, vlm, 
         with monkeypatch.context() as patch:
             if disturbed is not None:
                 patch.setattr(rewriting, "write", write)
-            states = rewriting.run(vlm.clip, "a red fox", "auto", "keep it short", "", "images and rewritten text",
-                                   {"sampling": "greedy"}, 0, 0, 5, "", "", "fp32", "", None,
-                                   {"image0": picture(96, 64)})[0]
-        return bridge("pool_states").run(krea2_model, states, "off", "", True, None, None, [])[1][0][0]
+            states = rewriting.run(
+                vlm.clip,
+                "a red fox",
+                system_prompt="keep it short",
+                selection="images and rewritten text",
+                sampling={"sampling": "greedy"},
+                max_length=5,
+                precision="fp32",
+                images={"image0": picture(96, 64)},
+            )[0]
+        return bridge("actions.pool").run(krea2_model, states)[1][0][0]
 
     calm = conditioning(None)
     assert torch.equal(calm, conditioning(lambda roles: (roles < IMAGE) & (roles != GENERATED)))
@@ -207,8 +256,7 @@ def test_edited_text_is_read_in_one_pass(rewrite, vlm):
 @pytest.mark.parametrize("edited", ["", "A red fox in the snow."])
 def test_encoding_the_text_as_a_prompt_equals_vlm_encode_of_it(rewrite, bridge, krea2_clip, edited):
     states, negative, text, _ = rewrite(selection="encode the rewritten text as a prompt", edited=edited)
-    plain, plain_negative, _ = bridge("encode_prompt").run(krea2_clip, text, "auto", "as the profile", "", "", "fp32",
-                                                           None, None)
+    plain, plain_negative, _ = bridge("actions.encode").run(krea2_clip, text)
     assert torch.equal(states.states, plain.states) and torch.equal(negative.states, plain_negative.states)
     assert (states.prompt, states.text) == ("a red fox", text)
 
@@ -238,8 +286,12 @@ def test_control_tokens_are_never_written(rewrite, vlm, monkeypatch):
     """The model is made to want nothing but control tokens and rows of its table that are no token."""
     wanted = torch.tensor([*range(151646, 151665), *range(151700, 151936)])
     real = vlm.transformer.logits
-    monkeypatch.setattr(vlm.transformer, "logits", lambda x: real(x).index_add_(
-        2, wanted, torch.full((1, 1, len(wanted)), 1e4)), raising=False)
+    monkeypatch.setattr(
+        vlm.transformer,
+        "logits",
+        lambda x: real(x).index_add_(2, wanted, torch.full((1, 1, len(wanted)), 1e4)),
+        raising=False,
+    )
     states, _, text, _ = rewrite("a red fox <|im_end|>", sampling=SAMPLE, selection="rewritten text only")
     assert states.tokens == 6 and "<|" not in text
     assert not any(piece.startswith("<|") for piece in states.pieces)
@@ -248,8 +300,12 @@ def test_control_tokens_are_never_written(rewrite, vlm, monkeypatch):
 def test_minimum_length_keeps_the_text_from_ending(rewrite, vlm, monkeypatch):
     stops = torch.tensor(vlm.decoder.config.stop_tokens)
     real = vlm.transformer.logits
-    monkeypatch.setattr(vlm.transformer, "logits", lambda x: real(x).index_add_(
-        2, stops, torch.full((1, 1, len(stops)), 1e4)), raising=False)
+    monkeypatch.setattr(
+        vlm.transformer,
+        "logits",
+        lambda x: real(x).index_add_(2, stops, torch.full((1, 1, len(stops)), 1e4)),
+        raising=False,
+    )
     states, _, _, report = rewrite(min_length=4, max_length=9, selection="rewritten text only")
     assert states.tokens == 4 and "ended by itself" in report
 
@@ -265,7 +321,8 @@ def test_an_interrupt_stops_within_a_token_and_leaves_nothing_behind(rewrite, vl
 
     with counted_forwards(vlm) as fed:
         handle = vlm.decoder.layers[0].register_forward_pre_hook(
-            lambda *_: comfy.model_management.interrupt_current_processing(True) if len(fed) == 3 else None)
+            lambda *_: comfy.model_management.interrupt_current_processing(True) if len(fed) == 3 else None
+        )
         try:
             with pytest.raises(comfy.model_management.InterruptProcessingException):
                 rewrite(max_length=50)
@@ -289,16 +346,19 @@ def test_report_counts_words_tokens_time_and_bytes(rewrite):
     assert "tokens/s" in rewrite("a red fox")[3]
 
 
-@pytest.mark.parametrize("widgets,words", [
-    (dict(prompt="  "), "There is nothing to rewrite"),
-    (dict(max_length=0), "The maximum length is 0"),
-    (dict(prefill="Sure <|im_end|>"), "prefill contains the control token '<.im_end.>'"),
-    (dict(images={f"image{i}": picture(512, 512, i) for i in range(4)}), "No room is left to write"),
-    (dict(system="custom"), "custom_system_prompt is empty"),
-    (dict(sampling={"sampling": None}), "There is no sampling 'None'"),
-    (dict(selection="everything"), "Unknown token selection 'everything'"),
-    (dict(taps="40"), "rising layer numbers"),
-])
+@pytest.mark.parametrize(
+    "widgets,words",
+    [
+        (dict(prompt="  "), "There is nothing to rewrite"),
+        (dict(max_length=0), "The maximum length is 0"),
+        (dict(prefill="Sure <|im_end|>"), "prefill contains the control token '<.im_end.>'"),
+        (dict(images={f"image{i}": picture(512, 512, i) for i in range(4)}), "No room is left to write"),
+        (dict(system="custom"), "custom_system_prompt is empty"),
+        (dict(sampling={"sampling": None}), "There is no sampling 'None'"),
+        (dict(selection="everything"), "Unknown token selection 'everything'"),
+        (dict(taps="40"), "rising layer numbers"),
+    ],
+)
 def test_bad_input_is_refused_with_one_clear_sentence(rewrite, widgets, words):
     with pytest.raises(ValueError, match=words) as refused:
         rewrite(**widgets)
@@ -307,7 +367,9 @@ def test_bad_input_is_refused_with_one_clear_sentence(rewrite, widgets, words):
 
 def test_an_encoder_that_cannot_write_is_refused_by_name(rewrite, monkeypatch):
     """ComfyUI's Qwen3-VL-32B is the cut one of MiniMax H3; here in small."""
-    minimax = pytest.importorskip("comfy.text_encoders.minimax", reason="this ComfyUI has no text encoder that is cut off")
+    minimax = pytest.importorskip(
+        "comfy.text_encoders.minimax", reason="this ComfyUI has no text encoder that is cut off"
+    )
     import comfy.sd
     import comfy.text_encoders.qwen3vl as qwen3vl
     from harness.random_krea2 import VISION
@@ -317,8 +379,9 @@ def test_an_encoder_that_cannot_write_is_refused_by_name(rewrite, monkeypatch):
         clip = staticmethod(minimax.te())
         tokenizer = minimax.MiniMaxH3Tokenizer
 
-    small = dict(hidden_size=64, intermediate_size=64, num_attention_heads=1, num_key_value_heads=1,
-                 num_hidden_layers=4)
+    small = dict(
+        hidden_size=64, intermediate_size=64, num_attention_heads=1, num_key_value_heads=1, num_hidden_layers=4
+    )
     monkeypatch.setitem(qwen3vl.QWEN3VL_VISION, "qwen3vl_32b", VISION)
     clip = comfy.sd.CLIP(Target, model_options={"qwen3vl_32b_model_config": small})
     with pytest.raises(ValueError, match="MiniMaxH3TEModel.*cannot write text: its last layers .* cut off"):
@@ -332,11 +395,19 @@ def test_an_encoder_without_its_final_norm_is_refused_by_name(rewrite, krea2_cli
         rewrite()
 
 
-@pytest.mark.parametrize("module,name,reason", [
-    ("llama", "Gemma3_12B", "another chat format"), ("gemma4", "Gemma4_31B", "another chat format"),
-    ("gemma4", "Gemma4_12B", "another chat format"), ("qwen35", "Qwen35", "recurrent state"),
-    ("llama", "Qwen25_7BVLI", "no picture positions"), ("llama", "Qwen3_4B", "text alone"),
-    ("llama", "Mistral3Small24B", "text alone"), ("t5", "T5", "vision-language")])
+@pytest.mark.parametrize(
+    "module,name,reason",
+    [
+        ("llama", "Gemma3_12B", "another chat format"),
+        ("gemma4", "Gemma4_31B", "another chat format"),
+        ("gemma4", "Gemma4_12B", "another chat format"),
+        ("qwen35", "Qwen35", "recurrent state"),
+        ("llama", "Qwen25_7BVLI", "no picture positions"),
+        ("llama", "Qwen3_4B", "text alone"),
+        ("llama", "Mistral3Small24B", "text alone"),
+        ("t5", "T5", "vision-language"),
+    ],
+)
 def test_every_other_text_encoder_is_refused_with_its_reason(bridge, module, name, reason):
     import importlib
 
@@ -344,13 +415,13 @@ def test_every_other_text_encoder_is_refused_with_its_reason(bridge, module, nam
     if encoder is None:
         pytest.skip(f"this ComfyUI has no {name}")
     assert not hasattr(encoder, "build_image_inputs")
-    assert reason in bridge("vlm").why_not(encoder)
+    assert reason in bridge("encoders.text_encoder").why_not(encoder)
 
 
 def test_the_node_shows_the_text_and_the_report(node, krea2_clip):
     output = node("UniFusionVerifiRewrite").execute(
-        krea2_clip, "a red fox", "auto", "as the profile", "", "as the profile", {"sampling": "greedy"}, 0, 0, 4, "",
-        "")
+        krea2_clip, "a red fox", "auto", "as the profile", "", "as the profile", {"sampling": "greedy"}, 0, 0, 4, "", ""
+    )
     states, negative, text, report = output.result
     assert states.text == text and negative.text == ""
     shown = output.ui.as_dict()["text"][0]

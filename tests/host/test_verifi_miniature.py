@@ -5,25 +5,32 @@ import pytest
 import torch
 from harness.graphs import GRAPHS
 
-from unifusion.tiny.prompts import user_prompt
-from unifusion.tiny.scene import sample_scene
-from unifusion.tiny.text import keeps_attributes, parse_caption
-from unifusion.tiny.tokenizer import unknown_words
-from unifusion.tiny.vlm import BUNDLED
+from recipes.miniature.captions import keeps_attributes, parse_caption
+from recipes.miniature.scene import sample_scene
+from recipes.miniature.wordings import user_prompt
+from unifusion.miniature import VLM_FOLDER, unknown_words
 
-pytestmark = pytest.mark.skipif(not (BUNDLED / "model.safetensors").is_file(), reason="the bundled VLM is not here")
+pytestmark = pytest.mark.skipif(not (VLM_FOLDER / "model.safetensors").is_file(), reason="the bundled VLM is not here")
 
 
 @pytest.fixture(scope="module")
 def clip(bridge):
-    return bridge("miniature").load_clip(BUNDLED)
+    return bridge("encoders.miniature_clip").load_clip(VLM_FOLDER)
 
 
 @pytest.fixture(scope="module")
 def rewrite(bridge, clip):
     def run(prompt, *, selection="as the profile", edited="", images=None):
-        return bridge("rewrite").run(clip, prompt, "auto", "as the profile", "", selection, {"sampling": "greedy"}, 0,
-                                     0, 128, "", edited, "auto", "", None, images)
+        return bridge("actions.rewrite").run(
+            clip,
+            prompt,
+            selection=selection,
+            sampling={"sampling": "greedy"},
+            max_length=128,
+            edited_text=edited,
+            images=images,
+        )
+
     return run
 
 
@@ -47,14 +54,15 @@ def test_the_text_ends_by_itself_and_is_what_conditions(rewrite):
 def test_its_negative_holds_no_picture_as_in_its_training(rewrite, bridge, clip):
     images = {"image0": torch.tensor([1.0, 0.2, 0.2]).expand(1, 128, 128, 3).clone()}
     states, negative, *_ = rewrite("make it green", images=images)
-    encoded = bridge("encode_prompt").run(clip, "make it green", "auto", "as the profile", "", "", "fp32", None, images)
+    encoded = bridge("actions.encode").run(clip, "make it green", images=images)
     plain = rewrite("make it green")[1]
     assert "image 1" in states.count_by_role() and "image 1" in encoded[0].count_by_role()
     assert torch.equal(negative.states, plain.states) and torch.equal(encoded[1].states, plain.states)
 
 
-@pytest.mark.parametrize("images", [None, {"image0": torch.tensor([1.0, 0.2, 0.2]).expand(1, 128, 128, 3).clone()}],
-                         ids=["text", "picture"])
+@pytest.mark.parametrize(
+    "images", [None, {"image0": torch.tensor([1.0, 0.2, 0.2]).expand(1, 128, 128, 3).clone()}], ids=["text", "picture"]
+)
 def test_the_written_text_given_as_edited_text_gives_the_same_states(rewrite, images):
     states, _, text, _ = rewrite("a red circle and a blue star", images=images)
     edited = rewrite("a red circle and a blue star", edited=text, images=images)[0]
@@ -64,10 +72,12 @@ def test_the_written_text_given_as_edited_text_gives_the_same_states(rewrite, im
 
 
 def test_the_text_equals_stock_text_generation(rewrite, clip):
-    from unifusion.tiny.text import VERIFI_SYSTEM
+    from unifusion.system_prompts import MINIATURE_SYSTEM as VERIFI_SYSTEM
 
-    asked = (f"<|im_start|>system\n{VERIFI_SYSTEM}<|im_end|>\n<|im_start|>user\na red circle and a blue star"
-             f"<|im_end|>\n<|im_start|>assistant\n")
+    asked = (
+        f"<|im_start|>system\n{VERIFI_SYSTEM}<|im_end|>\n<|im_start|>user\na red circle and a blue star"
+        f"<|im_end|>\n<|im_start|>assistant\n"
+    )
     ids = clip.generate(clip.tokenize(asked, skip_template=True), do_sample=False, max_length=128)
     assert clip.decode(ids) == rewrite("a red circle and a blue star")[2]
 
@@ -79,7 +89,7 @@ def test_words_outside_its_world_are_named(rewrite):
 
 def test_vlm_encode_names_them_too(bridge, clip):
     def report(prompt):
-        return bridge("encode_prompt").run(clip, prompt, "auto", "as the profile", "", "", "fp32", None, None)[2]
+        return bridge("actions.encode").run(clip, prompt)[2]
 
     named = "Words outside the miniature's world of drawn shapes: zebra, jungle."
     assert named in report("a (Zebra:1.2) and a red circle, jungle")
@@ -89,4 +99,4 @@ def test_vlm_encode_names_them_too(bridge, clip):
 @pytest.mark.parametrize("graph", [graph for graph in GRAPHS if graph.runs], ids=lambda graph: graph.name)
 def test_the_templates_ask_for_nothing_outside_it(graph):
     prompts = [node.inputs["prompt"] for node in graph.nodes.values() if "prompt" in node.inputs]
-    assert prompts and not unknown_words(" ".join(prompts), BUNDLED)
+    assert prompts and not unknown_words(" ".join(prompts), VLM_FOLDER)

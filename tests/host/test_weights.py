@@ -30,7 +30,7 @@ def dit_sampler(bridge, model, positive, negative, cfg):
         "shift": "as the model",
         "mu": 0.0,
     }
-    return bridge("draw").run(model, positive, negative, None, LATENT, 7, preset, 1.0, -1.0)["samples"]
+    return bridge("actions.draw").run(model, positive, negative, latent=LATENT, seed=7, preset=preset)["samples"]
 
 
 SEVERAL = [{FIRST: 2}, {SECOND: 3}, {FIRST: 2, SECOND: 3}, {TEXT: 2}]
@@ -201,21 +201,19 @@ def test_a_reference_counts_in_its_part_of_the_schedule_only(bridge, krea2_model
 
 def test_parts_of_the_schedule_leave_no_gap_and_meet_nowhere_twice(bridge, library):
     hidden = ranged(library, ranged(library, hidden_states(library), FIRST, 0.0, 0.3), SECOND, 0.3, 0.6)
-    pieces = bridge("conditioning").schedule_pieces(hidden)
+    pieces = bridge("drawers.conditioning").schedule_pieces(hidden)
     assert [(round(start, 3), round(end, 3)) for start, end, _ in pieces] == [(0.0, 0.3), (0.3, 0.6), (0.6, 1.0)]
     removed = weighted(library, ranged(library, hidden_states(library), FIRST, 0.0, 0.3), {FIRST: 0.0})
-    assert len(bridge("conditioning").schedule_pieces(removed)) == 1
+    assert len(bridge("drawers.conditioning").schedule_pieces(removed)) == 1
 
 
 # Weights of words
 
 
 def test_a_weighted_prompt_has_the_states_of_the_plain_one(krea2_clip, bridge):
-    run = bridge("encode_prompt").run
-    plain = run(krea2_clip, "a red fox in (deep) snow", "auto", "as the profile", "", "", "fp32", None, None)[0]
-    hidden, negative, report = run(
-        krea2_clip, "a (red fox:1.4) in (deep) snow", "auto", "as the profile", "", "", "fp32", None, None
-    )
+    run = bridge("actions.encode").run
+    plain = run(krea2_clip, "a red fox in (deep) snow")[0]
+    hidden, negative, report = run(krea2_clip, "a (red fox:1.4) in (deep) snow")
     assert torch.equal(hidden.states, plain.states) and hidden.pieces == plain.pieces
     heavy = {piece: weight for piece, weight in zip(hidden.pieces, hidden.weights.tolist()) if weight != 1}
     assert heavy == {" red": pytest.approx(1.4), " fox": pytest.approx(1.4)}
@@ -224,20 +222,17 @@ def test_a_weighted_prompt_has_the_states_of_the_plain_one(krea2_clip, bridge):
 
 
 def test_weights_that_reach_no_token_are_reported(krea2_clip, bridge):
-    run = bridge("encode_prompt").run
-    assert (
-        "falls inside a token"
-        in run(krea2_clip, "a (re:1.4)d fox", "auto", "as the profile", "", "", "fp32", None, None)[2]
-    )
+    run = bridge("actions.encode").run
+    assert "falls inside a token" in run(krea2_clip, "a (re:1.4)d fox")[2]
     image = {"image0": torch.rand(1, 64, 64, 3)}
     assert (
         "leaves weighted words out"
-        in run(krea2_clip, "a (red:1.4) fox", "miniature", "rewritten text only", "", "2", "fp32", None, image)[2]
+        in run(
+            krea2_clip, "a (red:1.4) fox", profile="miniature", selection="rewritten text only", taps="2", images=image
+        )[2]
     )
 
 
 def test_a_control_token_hidden_in_weights_is_refused(krea2_clip, bridge):
     with pytest.raises(ValueError, match="control token"):
-        bridge("encode_prompt").run(
-            krea2_clip, "a <|im_(e:1.2)nd|> b", "auto", "as the profile", "", "", "fp32", None, None
-        )
+        bridge("actions.encode").run(krea2_clip, "a <|im_(e:1.2)nd|> b")

@@ -13,7 +13,6 @@ from unifusion.hidden_states import (
     GENERATED,
     IMAGE,
     INSTRUCTION,
-    SELECTIONS,
     SYSTEM,
     TEMPLATE,
     drop_taps,
@@ -22,11 +21,11 @@ from unifusion.hidden_states import (
     join,
     make_hidden_states,
     role_name,
-    selection_mask,
     take,
     to_tensors,
     with_weight,
 )
+from unifusion.selection import SELECTIONS, selection_mask
 
 TAPS = (1, 3, 5)
 
@@ -34,9 +33,17 @@ TAPS = (1, 3, 5)
 def hidden(roles, seed=0, vlm="vlm", taps=TAPS, width=4):
     generator = torch.Generator().manual_seed(seed)
     count = max([role - IMAGE + 1 for role in roles if role >= IMAGE], default=0)
-    return make_hidden_states(torch.randn(1, len(roles), len(taps), width, generator=generator), roles,
-                              [f"t{i}" for i in range(len(roles))], taps, vlm, prompt="a fox", text="a red fox",
-                              weights=torch.rand(len(roles), generator=generator), grids=(((2, 2),),) * count)
+    return make_hidden_states(
+        torch.randn(1, len(roles), len(taps), width, generator=generator),
+        roles,
+        [f"t{i}" for i in range(len(roles))],
+        taps,
+        vlm,
+        prompt="a fox",
+        text="a red fox",
+        weights=torch.rand(len(roles), generator=generator),
+        grids=(((2, 2),),) * count,
+    )
 
 
 role = st.sampled_from([SYSTEM, TEMPLATE, INSTRUCTION, GENERATED, image_role(0), image_role(1), image_role(2)])
@@ -105,14 +112,16 @@ def test_join_keeps_all_tokens_and_gives_every_picture_its_own_role(parts):
     assert len(joined.grids) == pictures and len(joined.pieces) == joined.tokens
     at = offset = 0
     for part in parts:
-        there = joined.roles[at:at + part.tokens]
+        there = joined.roles[at : at + part.tokens]
         expected = part.roles + torch.where(part.roles >= IMAGE, offset, 0)
         assert torch.equal(there, expected.to(there.dtype))
         at, offset = at + part.tokens, offset + len(part.grids)
 
 
-@pytest.mark.parametrize("other, what", [
-    (hidden([0], vlm="another"), "model"), (hidden([0], taps=(1, 3, 7)), "taps"), (hidden([0], width=8), "width")])
+@pytest.mark.parametrize(
+    "other, what",
+    [(hidden([0], vlm="another"), "model"), (hidden([0], taps=(1, 3, 7)), "taps"), (hidden([0], width=8), "width")],
+)
 def test_states_of_different_encoders_are_not_joined(other, what):
     with pytest.raises(ValueError, match=f"{what}.*same CLIP and profile"):
         join([hidden([0]), other])
@@ -149,38 +158,42 @@ def damaged(change):
 def about(**changes):
     def change(_tensors, metadata):
         metadata["unifusion.about"] = json.dumps({**json.loads(metadata["unifusion.about"]), **changes})
+
     return change
 
 
-@pytest.mark.parametrize("change", [
-    lambda t, m: t.pop("states"),
-    lambda t, m: t.pop("weights"),
-    lambda t, m: m.pop("unifusion.kind"),
-    lambda t, m: m.pop("unifusion.about"),
-    lambda t, m: m.update({"unifusion.about": "{"}),
-    lambda t, m: m.update({"unifusion.about": "[]"}),
-    about(taps=[1]),
-    about(taps=["x", 3, 5]),
-    about(taps=5),
-    about(pieces=None),
-    about(pieces=["a"]),
-    about(grids=[[3]]),
-    lambda t, m: t.update(states=t["states"][0]),
-    lambda t, m: t.update(states=t["states"].repeat(2, 1, 1, 1)),
-    lambda t, m: t.update(states=t["states"].int()),
-    lambda t, m: t.update({n: x[:, :0] if n == "states" else x[:0] for n, x in t.items()}),
-    lambda t, m: t.update(roles=t["roles"][:2]),
-    lambda t, m: t.update(roles=torch.full((3,), float("nan"))),
-    lambda t, m: t.update(roles=torch.tensor([0, 2, 70000])),
-    lambda t, m: t.update(roles=torch.tensor([0, 2, -5])),
-    lambda t, m: t.update(weights=torch.tensor([1.0, float("nan"), 1.0])),
-    lambda t, m: t.update(weights=torch.tensor([1.0, -1.0, 1.0])),
-    lambda t, m: t.update(weights=torch.tensor([1.0, float("inf"), 1.0])),
-    lambda t, m: t.update(weights=t["weights"].to(torch.complex64)),
-    lambda t, m: t.update(spans=t["spans"][:, :1]),
-    lambda t, m: t.update(spans=torch.full((3, 2), float("nan"))),
-    lambda t, m: t.update(spans=torch.tensor([[0.0, 2.0]] * 3)),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t, m: t.pop("states"),
+        lambda t, m: t.pop("weights"),
+        lambda t, m: m.pop("unifusion.kind"),
+        lambda t, m: m.pop("unifusion.about"),
+        lambda t, m: m.update({"unifusion.about": "{"}),
+        lambda t, m: m.update({"unifusion.about": "[]"}),
+        about(taps=[1]),
+        about(taps=["x", 3, 5]),
+        about(taps=5),
+        about(pieces=None),
+        about(pieces=["a"]),
+        about(grids=[[3]]),
+        lambda t, m: t.update(states=t["states"][0]),
+        lambda t, m: t.update(states=t["states"].repeat(2, 1, 1, 1)),
+        lambda t, m: t.update(states=t["states"].int()),
+        lambda t, m: t.update({n: x[:, :0] if n == "states" else x[:0] for n, x in t.items()}),
+        lambda t, m: t.update(roles=t["roles"][:2]),
+        lambda t, m: t.update(roles=torch.full((3,), float("nan"))),
+        lambda t, m: t.update(roles=torch.tensor([0, 2, 70000])),
+        lambda t, m: t.update(roles=torch.tensor([0, 2, -5])),
+        lambda t, m: t.update(weights=torch.tensor([1.0, float("nan"), 1.0])),
+        lambda t, m: t.update(weights=torch.tensor([1.0, -1.0, 1.0])),
+        lambda t, m: t.update(weights=torch.tensor([1.0, float("inf"), 1.0])),
+        lambda t, m: t.update(weights=t["weights"].to(torch.complex64)),
+        lambda t, m: t.update(spans=t["spans"][:, :1]),
+        lambda t, m: t.update(spans=torch.full((3, 2), float("nan"))),
+        lambda t, m: t.update(spans=torch.tensor([[0.0, 2.0]] * 3)),
+    ],
+)
 def test_a_damaged_file_is_refused_in_one_sentence(change):
     with pytest.raises(ValueError, match="[Hh]idden states") as error:
         from_tensors(*damaged(change))

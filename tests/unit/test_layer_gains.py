@@ -47,19 +47,36 @@ def test_the_preset_creators_settled_on_raises_layer_32_alone():
     assert gains == [1.45 if tap == 32 else 1.0 for tap in TAPS]
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("11=1.45", {11: 1.45}), (" 11 = 1.45 ; 5=0.9", {11: 1.45, 5: 0.9}), ("", {}), (", ,", {}),
-    (", ".join(["2"] * 12), {n: 2.0 for n in range(1, 13)}),
-])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("11=1.45", {11: 1.45}),
+        (" 11 = 1.45 ; 5=0.9", {11: 1.45, 5: 0.9}),
+        ("", {}),
+        (", ,", {}),
+        (", ".join(["2"] * 12), {n: 2.0 for n in range(1, 13)}),
+    ],
+)
 def test_text_a_creator_would_write_is_read(text, expected):
     assert parse_gains(text, TAPS) == with_gains([1.0] * 12, expected)
 
 
-@pytest.mark.parametrize("text, found", [
-    ("13=1.2", "tap 13"), ("0=1", "tap 0"), ("-1=1", "tap -1"), ("1, 2, 3", "3 layer gains"), ("loud", "'loud'"),
-    ("tap 11=1.45", "'tap 11=1.45'"), ("11=1.45=2", "'11=1.45=2'"), ("11=nan", "nan"), ("11=inf", "inf"),
-    ("11=1e39", "1e39"), ("5=0.9, 1.2", "1.2"),
-])
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("13=1.2", "tap 13"),
+        ("0=1", "tap 0"),
+        ("-1=1", "tap -1"),
+        ("1, 2, 3", "3 layer gains"),
+        ("loud", "'loud'"),
+        ("tap 11=1.45", "'tap 11=1.45'"),
+        ("11=1.45=2", "'11=1.45=2'"),
+        ("11=nan", "nan"),
+        ("11=inf", "inf"),
+        ("11=1e39", "1e39"),
+        ("5=0.9, 1.2", "1.2"),
+    ],
+)
 def test_what_cannot_be_meant_is_refused_by_name(text, found):
     with pytest.raises(ValueError, match="[Ll]ayer gains") as error:
         parse_gains(text, TAPS)

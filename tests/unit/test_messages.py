@@ -62,8 +62,9 @@ def test_the_instruction_and_the_system_prompt_are_found_again_by_role(system, w
 
 def test_every_view_of_a_picture_is_one_place_with_the_pictures_role_and_strength():
     tokens = tokenize(chat("s", "mix them", [2, 1], ["Image 1: ", "Image 2: "], strengths=[0.5, 2.0]), TOKENIZER)
-    places = [(role, weight) for role, weight, piece in zip(tokens.roles, tokens.weights, tokens.pieces)
-              if piece == IMAGE_PAD]
+    places = [
+        (role, weight) for role, weight, piece in zip(tokens.roles, tokens.weights, tokens.pieces) if piece == IMAGE_PAD
+    ]
     assert places == [(image_role(0), 0.5), (image_role(0), 0.5), (image_role(1), 2.0)]
     assert all(weight == 1.0 for role, weight in zip(tokens.roles, tokens.weights) if role < IMAGE)
     text = "".join(segment.text for segment in chat("s", "mix them", [2, 1], ["Image 1: ", "Image 2: "]))
@@ -77,9 +78,9 @@ def test_the_opener_is_the_first_token_of_the_assistants_turn(pictures, answer):
     answer = remove_control_tokens(answer, TOKENIZER)[0]
     tokens = tokenize(chat("s", "a fox", [1] * pictures, answer=answer), TOKENIZER)
     assert tokens.pieces[tokens.opener] == "<|im_start|>"
-    assert "".join(tokens.pieces[tokens.opener:tokens.opener + 20]).startswith("<|im_start|>assistant"[:12])
-    assert all(role in (TEMPLATE, GENERATED) for role in tokens.roles[tokens.opener:])
-    assert GENERATED not in tokens.roles[:tokens.opener]
+    assert "".join(tokens.pieces[tokens.opener : tokens.opener + 20]).startswith("<|im_start|>assistant"[:12])
+    assert all(role in (TEMPLATE, GENERATED) for role in tokens.roles[tokens.opener :])
+    assert GENERATED not in tokens.roles[: tokens.opener]
 
 
 @given(weighted)

@@ -19,8 +19,9 @@ def test_an_old_host_is_refused_by_name(monkeypatch, caplog, version):
     host = types.ModuleType("comfyui_version")
     host.__version__ = version
     monkeypatch.setitem(sys.modules, "comfyui_version", host)
-    spec = importlib.util.spec_from_file_location("old_host_pack", ROOT / "__init__.py",
-                                                  submodule_search_locations=[str(ROOT)])
+    spec = importlib.util.spec_from_file_location(
+        "old_host_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
     pack = importlib.util.module_from_spec(spec)
     with caplog.at_level(logging.ERROR):
         spec.loader.exec_module(pack)

@@ -21,20 +21,31 @@ def archive() -> list[str]:
 
 
 def test_everything_a_creator_needs_is_in_it(archive):
-    for name in ("__init__.py", "pyproject.toml", "LICENSE", "README.md", "requirements.txt", "nodes/extension.py",
-                 "unifusion/pooling.py", "unifusion/comfy_bridge/vlm.py", "web/js/text_on_node.js",
-                 "web/docs/UniFusionInspect.md", "locales/zh/nodeDefs.json",
-                 "workflows/01 Text to picture with VERIFI.json", "subgraphs/Prompt to conditioning (UniFusion).json"):
+    for name in (
+        "__init__.py",
+        "pyproject.toml",
+        "LICENSE",
+        "README.md",
+        "requirements.txt",
+        "nodes/extension.py",
+        "unifusion/pooling.py",
+        "unifusion/comfy_bridge/encoders/text_encoder.py",
+        "web/js/text_on_node.js",
+        "web/docs/UniFusionInspect.md",
+        "locales/zh/nodeDefs.json",
+        "workflows/01 Text to picture with VERIFI.json",
+        "subgraphs/Prompt to conditioning (UniFusion).json",
+    ):
         assert name in archive
 
 
 def test_nothing_else_is_in_it(archive):
     for name in archive:
         top = name.split("/")[0]
-        assert top not in {"tests", "bench", "tools", "docs", "runs", ".github"}, name
+        assert top not in {"tests", "bench", "tools", "recipes", "docs", "runs", ".github"}, name
         assert not re.search(r"__pycache__|\.(pyc|pkl|pt|ckpt|bin|log)$", name), name
         if name.endswith(".safetensors"):
-            assert name.startswith("unifusion/tiny/weights/unifusion_miniature/"), name
+            assert name.startswith("unifusion/weights/unifusion_miniature/"), name
 
 
 def test_it_stays_small(archive):

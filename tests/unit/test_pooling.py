@@ -25,8 +25,16 @@ def lap():
 def test_parameter_names_are_those_of_krea_2(lap):
     names = set(lap.state_dict())
     block = {
-        f"attn.{name}" for name in
-        ("wq.weight", "wk.weight", "wv.weight", "gate.weight", "wo.weight", "qknorm.qnorm.scale", "qknorm.knorm.scale")
+        f"attn.{name}"
+        for name in (
+            "wq.weight",
+            "wk.weight",
+            "wv.weight",
+            "gate.weight",
+            "wo.weight",
+            "qknorm.qnorm.scale",
+            "qknorm.knorm.scale",
+        )
     } | {"prenorm.scale", "postnorm.scale", "mlp.gate.weight", "mlp.up.weight", "mlp.down.weight"}
     expected = {"projector.weight"}
     for part in ("layerwise_blocks", "refiner_blocks"):

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unifusion.guidance import resolution_shift
-from unifusion.hidden_states import INSTRUCTION, SELECTIONS
+from unifusion.hidden_states import INSTRUCTION
 from unifusion.messages import chat
 from unifusion.profiles import PROFILES, SAMPLER_PRESETS, parse_taps, taps_for
+from unifusion.selection import SELECTIONS
 
 
 def krea2_pipeline():

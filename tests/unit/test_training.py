@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from unifusion.dit import DiTConfig, SingleStreamDiT
 from unifusion.training.ema import EMA
+from unifusion.training.euler import sample, schedule
 from unifusion.training.objective import Batch, FlowMatching, noise_levels
 from unifusion.training.optimizer import MuonAdamW, orthogonalise
-from unifusion.training.sampling import sample, schedule
 from unifusion.training.trainer import Trainer, TrainingSettings, generator_for, load_weights
 
 SIZES = DiTConfig(features=128, heads=1, kvheads=1, layers=2, txtdim=20, txtlayers=2)
@@ -125,7 +125,9 @@ def test_two_processes_stay_equal(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        capture_output=True, text=True, timeout=240,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "run/checkpoints/step_4").exists()

@@ -34,7 +34,8 @@ def open_page(url: str, width: int = 1800, height: int = 1100, **settings):
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+            executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
         page = browser.new_page(viewport={"width": width, "height": height})
         settings = {"TutorialCompleted": True, "Minimap_Visible": False, **settings}  # no tour on the first start
         for name, value in settings.items():

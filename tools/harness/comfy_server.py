@@ -35,14 +35,30 @@ class Server:
         (base / "custom_nodes").mkdir(parents=True)
         (base / "custom_nodes" / "UniFusion").symlink_to(PACK, target_is_directory=True)
         # A CLIP of random weights and a look at the host's memory, for tests without the miniature.
-        (base / "custom_nodes" / "random_models").symlink_to(PACK / "tools" / "harness" / "random_models",
-                                                             target_is_directory=True)
+        (base / "custom_nodes" / "random_models").symlink_to(
+            PACK / "tools" / "harness" / "random_models", target_is_directory=True
+        )
         self.log = base / "server.log"
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(host / "main.py"), "--cpu", "--port", str(self.port), "--disable-api-nodes",
-                 "--base-directory", str(base), "--database-url", "sqlite:///:memory:", *arguments],
-                cwd=host, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+                [
+                    sys.executable,
+                    str(host / "main.py"),
+                    "--cpu",
+                    "--port",
+                    str(self.port),
+                    "--disable-api-nodes",
+                    "--base-directory",
+                    str(base),
+                    "--database-url",
+                    "sqlite:///:memory:",
+                    *arguments,
+                ],
+                cwd=host,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            )
 
     def wait(self, seconds: float = 600) -> None:
         """Until it answers."""
@@ -99,12 +115,16 @@ class Server:
         while time.monotonic() < end:
             history = self.get(f"/history/{number}")
             if number in history and history[number]["status"]["completed"] | (
-                    history[number]["status"]["status_str"] == "error"):
+                history[number]["status"]["status_str"] == "error"
+            ):
                 return history[number]
             time.sleep(0.2)
         raise TimeoutError(f"the graph did not finish in {seconds} s:\n" + self.log.read_text(errors="replace")[-2000:])
 
     def errors(self, history: dict) -> list[str]:
         """Messages of nodes that failed."""
-        return [f"{about['node_type']}: {about['exception_message'].strip()}"
-                for kind, about in history["status"]["messages"] if kind == "execution_error"]
+        return [
+            f"{about['node_type']}: {about['exception_message'].strip()}"
+            for kind, about in history["status"]["messages"]
+            if kind == "execution_error"
+        ]

@@ -44,9 +44,15 @@ def state_dict(features=256, layers=2, width=LANGUAGE["hidden_size"], taps=12, s
     import comfy.ldm.krea2.model
     import comfy.ops
 
-    network = comfy.ldm.krea2.model.SingleStreamDiT(features=features, txtdim=width, heads=features // 128, kvheads=1,
-                                                    layers=layers, txtlayers=taps,
-                                                    operations=comfy.ops.disable_weight_init)
+    network = comfy.ldm.krea2.model.SingleStreamDiT(
+        features=features,
+        txtdim=width,
+        heads=features // 128,
+        kvheads=1,
+        layers=layers,
+        txtlayers=taps,
+        operations=comfy.ops.disable_weight_init,
+    )
     randomise(network, seed)
     return network.state_dict()
 
@@ -62,8 +68,15 @@ def make_vae_weights(width: int = 8, seed: int = 2) -> dict:
     """Weights of a narrow VAE in Wan 2.1's layout."""
     import comfy.ldm.wan.vae
 
-    network = comfy.ldm.wan.vae.WanVAE(dim=width, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[],
-                                       temperal_downsample=[False, True, True], dropout=0.0)
+    network = comfy.ldm.wan.vae.WanVAE(
+        dim=width,
+        z_dim=16,
+        dim_mult=[1, 2, 4, 4],
+        num_res_blocks=2,
+        attn_scales=[],
+        temperal_downsample=[False, True, True],
+        dropout=0.0,
+    )
     randomise(network, seed)
     return network.state_dict()
 

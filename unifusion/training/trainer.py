@@ -24,10 +24,10 @@ from safetensors.torch import load_file, save_file
 
 from ..dit import SingleStreamBlock, SingleStreamDiT
 from ..pooling import TextFusionBlock
+from .curves import plot_log, save_grid
 from .ema import EMA
 from .objective import Batch, FlowMatching, noise_levels
 from .optimizer import MuonAdamW
-from .plots import plot_log, save_grid
 
 Source = Callable[[int, int, int], Batch]
 """(step, part, process) -> the batch of one accumulation part; must depend on nothing else."""

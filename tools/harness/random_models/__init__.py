@@ -8,8 +8,9 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))  # behind the host's o
 
 
 class RandomKrea2Clip:
-    INPUT_TYPES = classmethod(lambda cls: {"required": {"seed": ("INT", {"default": 0})},
-                                           "optional": {"layers": ("INT", {"default": 36})}})
+    INPUT_TYPES = classmethod(
+        lambda cls: {"required": {"seed": ("INT", {"default": 0})}, "optional": {"layers": ("INT", {"default": 36})}}
+    )
     RETURN_TYPES = ("CLIP",)
     FUNCTION = "load"
     CATEGORY = "tests"
@@ -40,10 +41,18 @@ class Memory:
         import psutil
 
         gc.collect()
-        loaded = [type(entry.model.model).__name__ for entry in comfy.model_management.current_loaded_models
-                  if entry.model is not None]
-        return {"ui": {"rss": [psutil.Process().memory_info().rss / 2**20], "loaded": sorted(loaded),
-                       "objects": [len(gc.get_objects())]}}
+        loaded = [
+            type(entry.model.model).__name__
+            for entry in comfy.model_management.current_loaded_models
+            if entry.model is not None
+        ]
+        return {
+            "ui": {
+                "rss": [psutil.Process().memory_info().rss / 2**20],
+                "loaded": sorted(loaded),
+                "objects": [len(gc.get_objects())],
+            }
+        }
 
 
 NODE_CLASS_MAPPINGS = {"TestRandomKrea2Clip": RandomKrea2Clip, "TestMemory": Memory}

@@ -1,0 +1,24 @@
+"""Sockets the host has no word for, and the inputs that nodes which read pictures share."""
+
+from comfy_api.latest import io
+
+HiddenStatesSocket = io.Custom("UNIFUSION_HIDDEN_STATES")
+ReferencesSocket = io.Custom("UNIFUSION_REFERENCES")
+CATEGORY = "UniFusion"
+
+
+def picture_inputs() -> list[io.Input]:
+    """References and plain images, last and optional."""
+    return [
+        ReferencesSocket.Input(
+            "references", optional=True, tooltip="Pictures with labels and strengths from Multi-Reference Combine."
+        ),
+        io.Autogrow.Input(
+            "images",
+            optional=True,
+            template=io.Autogrow.TemplatePrefix(
+                io.Image.Input("image", tooltip="A picture to read, at strength 1."), prefix="image", min=0, max=8
+            ),
+            tooltip="Pictures to read, each at strength 1.",
+        ),
+    ]

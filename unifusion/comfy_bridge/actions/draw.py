@@ -1,0 +1,125 @@
+"""Conditioning to latent: what the DiT Sampler and the Guider do."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ...profiles import SAMPLER_PRESETS, SamplerPreset
+from ..drawers.conditioning import MISSING_NEGATIVE
+from ..drawers.flow_sampling import UniFusionGuider, sample, shifted
+from ..drawers.pooled_context import accepting_pooled
+from ..drawers.reference_latents import check_takes_reference_latents
+
+
+def settings(preset: dict) -> SamplerPreset:
+    """Sampling settings from the node's preset widget.
+
+    Raises:
+        ValueError: if there is no such preset.
+    """
+    key = preset.get("preset")
+    if key in SAMPLER_PRESETS:
+        return SAMPLER_PRESETS[key]
+    if key != "custom":
+        raise ValueError(f"There is no sampler preset '{key}'; choose one of: {', '.join(SAMPLER_PRESETS)}, custom.")
+    return SamplerPreset(
+        "custom", preset["steps"], preset["cfg"], preset["sampler"], preset["scheduler"], preset["shift"], preset["mu"]
+    )
+
+
+def guider(model, positive, negative, *, cfg: float, images_only=None, image_guidance: float = -1.0) -> UniFusionGuider:
+    """A guider with both scales.
+
+    Takes the MODEL of the loader as well as the pool's: in any other sampler only the pool's knows pooled conditioning.
+
+    Raises:
+        ValueError: if a branch is missing that a scale needs, or reference latents would be ignored.
+    """
+    _check_reference_latents(model, positive)
+    image = cfg if image_guidance < 0 else image_guidance
+    split = not math.isclose(cfg, image)
+    if split and _missing(images_only):
+        raise ValueError(
+            f"Image guidance {image:g} needs the 'images only' conditioning, but none is connected. "
+            f"Connect it from Layerwise Attention Pool, or set image guidance to -1."
+        )
+    needs_negative = not math.isclose(image, 1.0)
+    if needs_negative and _missing(negative):
+        raise ValueError(
+            f"CFG {cfg:g} needs a negative, but none is connected. Connect the 'negative' output of the "
+            f"encode node through Layerwise Attention Pool, or set CFG to 1."
+        )
+    if split and needs_negative and _equal(negative, images_only):
+        raise ValueError(
+            f"Image guidance {image:g} has nothing to act on: 'negative' and 'images only' are the same. "
+            f"For the pool's negative encode an empty prompt without pictures, for its images_only an empty "
+            f"prompt with them."
+        )
+    if split and "sampler_cfg_function" in model.model_options:
+        raise ValueError(
+            "This MODEL carries a CFG function of its own (such as RescaleCFG), which knows one scale "
+            "only. Remove that node, or set image guidance to -1."
+        )
+    made = UniFusionGuider(accepting_pooled(model))
+    made.set_branches(positive, negative if negative is not None else positive, images_only if split else None)
+    made.set_scales(cfg, image)
+    return made
+
+
+def _missing(conditioning) -> bool:
+    return conditioning is None or any(MISSING_NEGATIVE in entry[1] for entry in conditioning)
+
+
+def _equal(one: list, other: list) -> bool:
+    return len(one) == len(other) and all(torch.equal(a[0], b[0]) for a, b in zip(one, other))
+
+
+def _check_reference_latents(model, positive: list) -> None:
+    """ComfyUI drops reference latents without a word when no method is set (``krea2/model.py``), before 0.30 always."""
+    network = model.model.diffusion_model
+    carrying = [options for _, options in positive if "reference_latents" in options]
+    if not carrying:
+        return
+    check_takes_reference_latents(network)
+    default = getattr(network, "default_ref_method", "of another kind of model")
+    if default is None and any("reference_latents_method" not in options for options in carrying):
+        raise ValueError(
+            "The positive carries reference latents, but no method, so the MODEL would ignore them. Put "
+            "an 'Edit Model Reference Method' node behind 'Set Reference Latent'; Krea 2's edit LoRAs use "
+            "'index_timestep_zero'."
+        )
+
+
+def run(
+    model,
+    positive,
+    negative=None,
+    *,
+    latent: dict,
+    seed: int,
+    preset: dict,
+    images_only=None,
+    denoise: float = 1.0,
+    image_guidance: float = -1.0,
+) -> dict:
+    """Returns the drawn latent.
+
+    Raises:
+        ValueError: for a latent of other channels, a missing negative, reference latents that would be ignored, or a
+            model of another kind.
+    """
+    chosen = settings(preset)
+    start = latent["samples"]
+    channels = model.get_model_object("latent_format").latent_channels
+    if start.count_nonzero() and start.shape[1] != channels:
+        raise ValueError(
+            f"The latent has {start.shape[1]} channels, but this MODEL draws in {channels}. Encode the "
+            f"picture with the VAE that belongs to the MODEL."
+        )
+    if denoise == 0:
+        return latent
+    model = shifted(model, start, chosen.shift, chosen.mu)
+    made = guider(model, positive, negative, cfg=chosen.cfg, images_only=images_only, image_guidance=image_guidance)
+    return sample(made, latent, seed, chosen.steps, chosen.sampler, chosen.scheduler, denoise)

@@ -1,0 +1,149 @@
+"""Prompt and pictures to hidden states: what the VLM Encode node does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ...hidden_states import HiddenStates, image_role, take
+from ...messages import chat, remove_control_tokens
+from ...profiles import PROFILES, Profile, parse_taps, taps_for
+from ...prompt_weights import parse_weights, plain_text
+from ...references import TOKEN, PreparedReference, Reference, from_images, prepare
+from ...selection import selection_mask
+from ...system_prompts import AS_PROFILE
+from ..encoders.kept import negative_store
+from ..encoders.picture_features import fingerprint
+from ..encoders.text_encoder import VLM, encode
+from .reports import budget_lines, foreign_word_lines, picture_lines, weight_lines
+
+
+def choose_profile(vlm: VLM, key: str) -> Profile:
+    return vlm.profile if key == "auto" else PROFILES[key]
+
+
+def gather(references: Sequence[Reference] | None, images: dict | None, profile: Profile) -> list[PreparedReference]:
+    """References and plain images as one list, references first, in the size the profile wants."""
+    return [
+        prepare(reference, profile.image_pixels // TOKEN**2)
+        for reference in (*(references or ()), *from_images(images or {}))
+    ]
+
+
+def read_prompt(prompt: str, tokenizer) -> tuple[list[tuple[str, float]], list[str]]:
+    """Take weights and control tokens out of a creator's text.
+
+    Returns:
+        ((text, weight) pieces, control tokens that were removed)
+
+    Raises:
+        ValueError: if taking the weights out would leave a control token.
+    """
+    clean, removed = remove_control_tokens(prompt, tokenizer)
+    pieces = parse_weights(clean)
+    if hidden := remove_control_tokens(plain_text(pieces), tokenizer)[1]:
+        raise ValueError(f"Without its weights the text would contain the control token '{hidden[0]}'. Remove it.")
+    return pieces, removed
+
+
+def with_spans(hidden: HiddenStates, references: Sequence[PreparedReference]) -> HiddenStates:
+    """Give every image token the part of the schedule in which its reference counts."""
+    spans = hidden.spans.clone()
+    for index, reference in enumerate(references):
+        spans[hidden.roles == image_role(index)] = torch.tensor([reference.start, reference.end])
+    return hidden._replace(spans=spans)
+
+
+def label_texts(references: Sequence[PreparedReference]) -> list[str]:
+    """What stands in front of each picture in the prompt."""
+    return [f"{reference.label}: " if reference.label else "" for reference in references]
+
+
+def encode_selected(
+    vlm: VLM,
+    profile: Profile,
+    system: str,
+    prompt: str | Sequence[tuple[str, float]],
+    references: Sequence[PreparedReference],
+    taps: tuple[int, ...],
+    selection: str,
+    precision: str,
+) -> tuple[HiddenStates, HiddenStates]:
+    """Returns (all tokens, selected tokens); the prompt is text or (text, weight) pieces."""
+    segments = chat(
+        system,
+        prompt,
+        [len(reference.views) for reference in references],
+        label_texts(references),
+        strengths=[reference.strength for reference in references],
+    )
+    everything, opener = encode(
+        vlm,
+        segments,
+        taps,
+        [reference.views for reference in references],
+        precision,
+        prompt=prompt if isinstance(prompt, str) else plain_text(prompt),
+    )
+    everything = with_spans(everything, references)
+    return everything, take(everything, selection_mask(everything.roles, selection, opener))
+
+
+def empty_prompt(
+    vlm: VLM,
+    profile: Profile,
+    system: str,
+    references: Sequence[PreparedReference],
+    taps: tuple[int, ...],
+    selection: str,
+    precision: str,
+) -> HiddenStates:
+    """The usual negative: the empty prompt, with the same pictures where the profile says so.
+
+    It is kept, since it does not depend on the prompt.
+    """
+    references = references if profile.negative_pictures else ()
+    pictures = tuple((tuple(map(fingerprint, r.views)), r.label, r.strength, r.start, r.end) for r in references)
+    return negative_store(vlm).get(
+        (system, pictures, taps, selection, precision, vlm.clip.patcher.patches_uuid),
+        lambda: encode_selected(vlm, profile, system, "", references, taps, selection, precision)[1],
+        lambda hidden: hidden.nbytes,
+    )
+
+
+def run(
+    clip,
+    prompt: str,
+    *,
+    profile: str = "auto",
+    selection: str = AS_PROFILE,
+    system_prompt: str = "",
+    taps: str = "",
+    precision: str = "fp32",
+    references: Sequence[Reference] | None = None,
+    images: dict | None = None,
+) -> tuple[HiddenStates, HiddenStates, str]:
+    """Returns (hidden states, negative, report)."""
+    vlm = VLM(clip)
+    known = choose_profile(vlm, profile)
+    layers = parse_taps(taps, vlm.layers) if taps.strip() else taps_for(known, vlm.layers)
+    pieces, removed = read_prompt(prompt, vlm.tokenizer)
+    system, removed_too = remove_control_tokens(system_prompt.strip() or known.system, vlm.tokenizer)
+    pictures = gather(references, images, known)
+    chosen = known.encode_selection if selection == AS_PROFILE else selection
+    everything, selected = encode_selected(vlm, known, system, pieces, pictures, layers, chosen, precision)
+    negative = empty_prompt(vlm, known, system, pictures, layers, chosen, precision)
+    lines = [
+        *budget_lines(everything, selected, chosen, known, precision),
+        *picture_lines(plain_text(pieces), pictures),
+        *weight_lines(everything, selected, pieces),
+        *foreign_word_lines(vlm, plain_text(pieces)),
+    ]
+    if not plain_text(pieces).strip() and not pictures:
+        lines.append(
+            "The prompt is empty and there is no picture: this is an unconditional encode, useful as a negative."
+        )
+    if removed or removed_too:
+        lines.append(f"Removed control tokens from the text: {', '.join(sorted({*removed, *removed_too}))}.")
+    return selected, negative, "\n".join(lines)

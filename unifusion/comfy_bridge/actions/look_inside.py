@@ -1,0 +1,87 @@
+"""Hidden states and a MODEL to pages and a table: what the Inspect node does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import comfy.model_management
+import torch
+
+from ... import attribution_pages
+from ...attribution import Word, find_words, look, parse_silence, relative_change, table, word_attention, words_of
+from ...hidden_states import HiddenStates, drop_taps
+from ...references import Reference, from_images
+from ..drawers.fusion_model import FusionModel
+
+ALL = "all pages"
+VIEWS = (ALL, "layers", "words", "pictures", "tokens")
+
+
+def run(
+    hidden: HiddenStates,
+    model,
+    *,
+    words: str = "",
+    heat_map: str = "",
+    silence: str = "",
+    view: str = ALL,
+    references: Sequence[Reference] | None = None,
+    images: dict | None = None,
+):
+    """Returns (pages as one image batch, table, hidden states with the named layers silenced).
+
+    Raises:
+        ValueError: if the states do not belong to the model, or a word or layer is not there.
+    """
+    fusion = FusionModel(model)
+    fusion.check(hidden, "inspected")
+    silenced = parse_silence(silence, hidden.taps)
+    kept = drop_taps(hidden, silenced) if silenced else hidden
+    pooling, dtype, device = fusion.network.txtfusion, model.model.get_dtype_inference(), model.load_device
+    need = hidden.states.numel() * dtype.itemsize * 16 + 16 * hidden.tokens**2 * 4
+    comfy.model_management.load_models_gpu([model], memory_required=need)
+    bias = hidden.weights.log().to(device=device, dtype=dtype)[None] if (hidden.weights != 1).any() else None
+    with comfy.model_management.cuda_device_context(device):
+        seen = look(pooling, kept.states.to(device=device, dtype=dtype), bias)
+        change = None
+        if silenced:
+            before = look(pooling, hidden.states.to(device=device, dtype=dtype), bias)
+            change = relative_change(before.pooled, seen.pooled)
+        values, title = _heat(pooling, hidden, seen, heat_map, bias)
+    wanted = find_words(hidden, words) or _distinct(words_of(hidden))
+    pages = {
+        "layers": lambda: attribution_pages.layers_page(hidden, seen),
+        "words": lambda: attribution_pages.words_page(hidden, seen, wanted),
+        "pictures": lambda: attribution_pages.pictures_page(hidden, values, title, _pictures(references, images)),
+        "tokens": lambda: attribution_pages.tokens_page(hidden),
+    }
+    chosen = pages.values() if view == ALL else [pages[view]]
+    return torch.cat([page() for page in chosen]), table(hidden, seen, change, silenced), kept
+
+
+def _distinct(words: Sequence[Word]) -> list[Word]:
+    first: dict[str, Word] = {}
+    for word in words:
+        first.setdefault(word.text.casefold(), word)
+    return list(first.values())
+
+
+def _heat(pooling, hidden: HiddenStates, seen, heat_map: str, bias) -> tuple[torch.Tensor, str]:
+    """Value of every token and what it means, for a layer's number, a word, or the layer that counts most."""
+    asked = heat_map.strip()
+    if asked and not asked.isdigit():
+        found = find_words(hidden, asked)
+        tokens = sorted({token for word in found for token in word.tokens})
+        return word_attention(pooling, seen.summed, tokens, bias), f"Attention of '{asked}' in the refiner"
+    if asked and int(asked) not in hidden.taps:
+        raise ValueError(
+            f"Layer {asked} is not tapped, so it has no heat map; the tapped layers are "
+            f"{', '.join(map(str, hidden.taps))}."
+        )
+    column = hidden.taps.index(int(asked)) if asked else int(seen.share.mean(dim=0).argmax())
+    return seen.share[:, column], f"Share of layer {hidden.taps[column]} in the pooled tokens"
+
+
+def _pictures(references: Sequence[Reference] | None, images: dict | None) -> list[torch.Tensor]:
+    """The pictures in the order the encode node takes them: references first, every picture of a batch."""
+    return [reference.picture for reference in [*(references or ()), *from_images(images or {})]]

@@ -1,0 +1,85 @@
+"""What the encode nodes say of what they did: lines for creators, apart from the deeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ...hidden_states import IMAGE, INSTRUCTION, HiddenStates
+from ...miniature import unknown_words
+from ...profiles import Profile
+from ...references import PreparedReference, prepared_lines, unknown_labels
+from ..encoders.text_encoder import VLM
+
+
+def picture_lines(prompt: str, pictures: Sequence[PreparedReference]) -> list[str]:
+    """Report: how each picture is seen, and labels in the prompt that no picture carries."""
+    lines = prepared_lines(pictures)
+    for label in unknown_labels(prompt, pictures):
+        labels = ", ".join(f"'{picture.label}'" for picture in pictures if picture.label)
+        carried = f"the pictures are labelled {labels}" if labels else "no picture carries a label"
+        lines.append(
+            f"Warning: the prompt names '{label}', but {carried}. Set labels in Multi-Reference Combine, "
+            f"or name the picture otherwise."
+        )
+    return lines
+
+
+def weight_lines(everything: HiddenStates, selected: HiddenStates, pieces: Sequence[tuple[str, float]]) -> list[str]:
+    """Report: which words carry a weight, and weights that reach no token."""
+    lines = [
+        f"weight {weight:g} on '{text.strip()}'" + (" (removed)" if weight == 0 else "")
+        for text, weight in pieces
+        if weight != 1
+    ]
+    if not lines:
+        return []
+    words = everything.roles < IMAGE
+    reached = everything.weights[words]
+    for text, weight in pieces:
+        if weight != 1 and not torch.isclose(reached, torch.tensor(weight)).any():
+            lines.append(
+                f"Warning: the weight of '{text.strip()}' has no effect: it falls inside a token of the "
+                f"encoder, or its words are not read here. Weight whole words."
+            )
+    left = (selected.weights[selected.roles < IMAGE] != 1).sum()
+    if left < (reached != 1).sum():
+        lines.append(
+            "Warning: the selection of tokens leaves weighted words out, so their weights have no effect. "
+            "Choose a selection that contains the prompt."
+        )
+    return lines
+
+
+def foreign_word_lines(vlm: VLM, prompt: str) -> list[str]:
+    """Report: words that the miniature, which knows drawn shapes alone, has never seen."""
+    if vlm.profile.key != "miniature":
+        return []
+    words = unknown_words(prompt, vlm.tokenizer.name_or_path)
+    return [f"Words outside the miniature's world of drawn shapes: {', '.join(words)}."] if words else []
+
+
+def budget_lines(
+    everything: HiddenStates, selected: HiddenStates, selection: str, profile: Profile, precision: str
+) -> list[str]:
+    """Report: tokens of each role, the window, and the effect of the precision."""
+    read = ", ".join(f"{count} {role}" for role, count in everything.count_by_role().items())
+    used = ", ".join(f"{count} {role}" for role, count in selected.count_by_role().items())
+    lines = [
+        f"{profile.title}: {everything.vlm}, layers {', '.join(map(str, selected.taps))}",
+        f"read: {everything.tokens} tokens ({read})",
+        f"used ({selection}): {selected.tokens} tokens ({used}), {selected.nbytes / 2**20:.1f} MB",
+    ]
+    if profile.window:
+        lines.append(f"window: {selected.tokens} of {profile.window} tokens")
+        if selected.tokens > profile.window:
+            words = int((everything.roles == INSTRUCTION).sum())
+            lines.append(
+                f"Warning: {selected.tokens} tokens are more than the {profile.window} that {profile.title} "
+                f"was trained with ({words} of them prompt); the picture may turn black or noisy. Shorten the "
+                f"prompt, give pictures a smaller budget, or select fewer tokens."
+            )
+    if precision == "bf16":
+        lines.append("precision bf16: faster on a GPU; states differ from ComfyUI's fp32 encoding by a few percent.")
+    return lines

@@ -1,0 +1,267 @@
+"""A terse prompt to hidden states of what the VLM wrote: what the VERIFI Rewrite node does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from ...hidden_states import GENERATED, IMAGE, HiddenStates, make_hidden_states, take
+from ...messages import Segment, chat, remove_control_tokens, token_bytes
+from ...profiles import Profile, parse_taps, taps_for
+from ...prompt_weights import plain_text
+from ...references import TOKEN, PreparedReference, Reference
+from ...selection import ENCODE_AGAIN, REWRITE_SELECTIONS, selection_mask
+from ...system_prompts import AS_PROFILE, CUSTOM, system_prompt_for
+from ...verifi import Decoding, count_words, room_to_write, what_is_wrong
+from ..encoders.text_encoder import VLM, encode
+from ..encoders.writing import AT_LIMIT, Decoded, check_can_write, decode, precision_for
+from .encode import (
+    choose_profile,
+    empty_prompt,
+    encode_selected,
+    gather,
+    label_texts,
+    read_prompt,
+    with_spans,
+)
+from .reports import budget_lines, foreign_word_lines, picture_lines, weight_lines
+
+Pieces = Sequence[tuple[str, float]]  # text and weight, from prompt_weights
+
+
+class Request(NamedTuple):
+    """What is asked of the VLM: system prompt, instruction and pictures, without control tokens."""
+
+    system: str
+    instruction: Pieces
+    pictures: Sequence[PreparedReference]
+
+    @property
+    def prompt(self) -> str:
+        return plain_text(self.instruction)
+
+    @property
+    def views(self) -> list[tuple[torch.Tensor, ...]]:
+        return [picture.views for picture in self.pictures]
+
+    def segments(self, answer: Pieces = ()) -> list[Segment]:
+        """The chat up to the assistant's turn, and the words of it that are given."""
+        return chat(
+            self.system,
+            self.instruction,
+            list(map(len, self.views)),
+            label_texts(self.pictures),
+            answer,
+            [picture.strength for picture in self.pictures],
+        )
+
+
+class Written(NamedTuple):
+    """A decoded rewrite.
+
+    Attributes:
+        text: the given first words and what was written.
+        hidden: hidden states of system prompt, pictures, instruction and text, or None if no layer was tapped.
+        opener: first token of the assistant's turn.
+        decoded: ids, time and ending.
+    """
+
+    text: str
+    hidden: HiddenStates | None
+    opener: int
+    decoded: Decoded
+
+
+def write(
+    vlm: VLM,
+    profile: Profile,
+    request: Request,
+    prefill: str,
+    taps: tuple[int, ...],
+    selection: str,
+    settings: Decoding,
+    precision: str,
+) -> Written:
+    """Decode the rewrite and keep the states of the same pass.
+
+    Raises:
+        ValueError: if nothing can be written within the window.
+    """
+    tokens = vlm.tokenize(request.segments([(prefill, 1.0)] if prefill else ()))
+    read = len(tokens.ids) + sum(view.shape[1] * view.shape[2] // TOKEN**2 for views in request.views for view in views)
+    vlm.load(read + settings.max_length, len(taps), precision)
+    embedded = vlm.embed(tokens, request.views)
+    around = _tokens_around(vlm, profile, request) if selection == ENCODE_AGAIN else 0
+    limit = room_to_write(
+        embedded.roles,
+        selection,
+        around,
+        profile.window,
+        vlm.decoder.config.max_position_embeddings,
+        settings.max_length,
+        profile.title,
+    )
+    decoded = decode(vlm, embedded, () if selection == ENCODE_AGAIN else taps, settings, limit, precision)
+    raw = token_bytes(vlm.tokenizer, decoded.ids)
+    # A text cut inside a character must not leave half of it behind.
+    text = prefill + b"".join(raw).decode("utf-8", "ignore")
+    hidden = None
+    if decoded.states is not None:
+        hidden = with_spans(
+            make_hidden_states(
+                decoded.states,
+                [*embedded.roles, *[GENERATED] * len(raw)],
+                [*embedded.pieces, *(piece.decode("utf-8", "replace") for piece in raw)],
+                taps,
+                vlm.name,
+                prompt=request.prompt,
+                text=text,
+                grids=embedded.grids,
+                weights=torch.tensor([*embedded.weights, *[1.0] * len(raw)]),
+            ),
+            request.pictures,
+        )
+    return Written(text, hidden, embedded.opener, decoded)
+
+
+def _tokens_around(vlm: VLM, profile: Profile, request: Request) -> int:
+    """Tokens that a plain encode selects besides the prompt and the pictures."""
+    segments = chat(profile.system, "x", list(map(len, request.views)), label_texts(request.pictures))
+    roles = torch.tensor(vlm.tokenize(segments).roles)
+    return int((selection_mask(roles, profile.encode_selection) & (roles < IMAGE)).sum()) - 1
+
+
+def read_given(
+    vlm: VLM, request: Request, answer: Pieces, taps: tuple[int, ...], precision: str
+) -> tuple[HiddenStates, int]:
+    """One teacher-forced pass over the request and a text that is known already.
+
+    Returns:
+        (hidden states of every token, first token of the assistant's turn)
+    """
+    hidden, opener = encode(
+        vlm, request.segments(answer), taps, request.views, precision, prompt=request.prompt, text=plain_text(answer)
+    )
+    return with_spans(hidden, request.pictures), opener
+
+
+def _settings(sampling: dict, seed: int, min_length: int, max_length: int) -> Decoding:
+    """Decoding settings from the node's widgets."""
+    mode = sampling.get("sampling")
+    if mode not in ("greedy", "sample"):
+        raise ValueError(f"There is no sampling '{mode}'; choose 'greedy' or 'sample'.")
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    drawn = {name: sampling[name] for name in names} if mode == "sample" else {}
+    return Decoding(sample=mode == "sample", seed=seed, min_length=min_length, max_length=max_length, **drawn)
+
+
+def run(
+    clip,
+    prompt: str,
+    *,
+    sampling: dict,
+    profile: str = "auto",
+    system_prompt: str = AS_PROFILE,
+    custom_system_prompt: str = "",
+    selection: str = AS_PROFILE,
+    seed: int = 0,
+    min_length: int = 0,
+    max_length: int = 256,
+    prefill: str = "",
+    edited_text: str = "",
+    precision: str = "auto",
+    taps: str = "",
+    references: Sequence[Reference] | None = None,
+    images: dict | None = None,
+) -> tuple[HiddenStates, HiddenStates, str, str]:
+    """Returns (hidden states, negative, rewritten text, report).
+
+    Raises:
+        ValueError: for an encoder that cannot write, nothing to rewrite, control tokens in the first words, lengths
+            out of range, or pictures that leave no room.
+    """
+    vlm = VLM(clip)
+    check_can_write(vlm)
+    settings = _settings(sampling, seed, min_length, max_length)
+    known = choose_profile(vlm, profile)
+    layers = parse_taps(taps, vlm.layers) if taps.strip() else taps_for(known, vlm.layers)
+    chosen = known.rewrite_selection if selection == AS_PROFILE else selection
+    if chosen not in REWRITE_SELECTIONS:
+        raise ValueError(f"Unknown token selection '{chosen}'; use one of: {', '.join(REWRITE_SELECTIONS)}.")
+    precision = precision_for(vlm, precision)
+    system, removed = remove_control_tokens(
+        system_prompt_for(known.rewrite_system, system_prompt, custom_system_prompt), vlm.tokenizer
+    )
+    instruction, removed_too = read_prompt(prompt, vlm.tokenizer)
+    edited, removed_as_well = read_prompt(edited_text, vlm.tokenizer)
+    removed = {*removed, *removed_too, *removed_as_well}
+    prefill = prefill.rstrip(" ")  # a word's token begins with its space
+    if leaked := remove_control_tokens(prefill, vlm.tokenizer)[1]:
+        raise ValueError(
+            f"The prefill contains the control token '{leaked[0]}', which would end or break the answer. "
+            f"Give only the first words of the answer."
+        )
+    request = Request(system, instruction, gather(references, images, known))
+    has_text = bool(plain_text(edited).strip())
+    if not request.prompt.strip() and not request.pictures and not has_text:
+        raise ValueError(
+            "There is nothing to rewrite: the prompt is empty and no picture is connected. Write a prompt "
+            "or connect a picture."
+        )
+
+    lines, hidden = [], None
+    if has_text:
+        answer = edited
+        lines.append("The edited text was used: nothing was written, one pass.")
+    else:
+        written = write(vlm, known, request, prefill, layers, chosen, settings, precision)
+        answer, hidden = [(written.text, 1.0)], written.hidden
+        lines.append(_speed_line(written.decoded, settings, known))
+        if problem := what_is_wrong(written.text[len(prefill) :]) or what_is_wrong(written.text):
+            answer, hidden = instruction, None
+            lines.append(
+                f"Warning: the model {problem}. The original prompt was used as instruction and text instead. "
+                f"First words given in prefill, another system prompt or another seed often help."
+            )
+    text = plain_text(answer)
+    if chosen == ENCODE_AGAIN:
+        asked, selecting = known.system, known.encode_selection
+        everything, selected = encode_selected(
+            vlm, known, asked, answer, request.pictures, layers, selecting, precision
+        )
+        selected = selected._replace(prompt=request.prompt, text=text)
+    else:
+        asked, selecting = system, chosen
+        everything, opener = (
+            (hidden, written.opener) if hidden is not None else read_given(vlm, request, answer, layers, precision)
+        )
+        selected = take(everything, selection_mask(everything.roles, selecting, opener))
+    negative = empty_prompt(vlm, known, asked, request.pictures, layers, selecting, precision)
+
+    lines = [
+        f"VERIFI: {count_words(request.prompt)} words in, {count_words(text)} words out",
+        *lines,
+        *budget_lines(everything, selected, chosen, known, precision),
+        *picture_lines(request.prompt, request.pictures),
+        *weight_lines(everything, selected, [*instruction, *edited]),
+        *foreign_word_lines(vlm, request.prompt),
+    ]
+    if system_prompt != CUSTOM and custom_system_prompt.strip():
+        lines.append("custom_system_prompt is not used: set system_prompt to 'custom' to use it.")
+    if removed:
+        lines.append(f"Removed control tokens from the text: {', '.join(sorted(removed))}.")
+    return selected, negative, text, "\n".join(lines)
+
+
+def _speed_line(decoded: Decoded, settings: Decoding, profile: Profile) -> str:
+    count, ending = len(decoded.ids), decoded.ending
+    if ending == AT_LIMIT:
+        ending += (
+            f" of {settings.max_length} tokens"
+            if count == settings.max_length
+            else f": the window of {profile.window} tokens of {profile.title} is full"
+        )
+    speed = count / max(decoded.seconds, 1e-9)
+    return f"wrote {count} tokens in {decoded.seconds:.2f} s ({speed:.1f} tokens/s), {ending}"

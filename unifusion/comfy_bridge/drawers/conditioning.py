@@ -1,0 +1,95 @@
+"""Pooled conditioning in ComfyUI's form: a list of [tensor, options]."""
+
+from __future__ import annotations
+
+import torch
+
+from ...hidden_states import HiddenStates, take
+from .fusion_model import FusionModel
+
+MISSING_NEGATIVE = "unifusion_missing_negative"
+ABOUT = "unifusion_about"
+
+
+def about(hidden: HiddenStates) -> dict:
+    """What pooled conditioning remembers of its hidden states; plain values, so that it can be saved."""
+    return {
+        "vlm": hidden.vlm,
+        "taps": list(hidden.taps),
+        "width": hidden.width,
+        "prompt": hidden.prompt,
+        "text": hidden.text,
+        "roles": hidden.count_by_role(),
+    }
+
+
+# ComfyUI counts both ends of a range, so that at a step exactly on an edge two parts would be averaged. Edges inside
+# the schedule are therefore moved by less than the distance of any two steps: the step belongs to the later part.
+_BEFORE_EDGE = 1e-5
+
+
+def schedule_pieces(hidden: HiddenStates) -> list[tuple[float, float, torch.Tensor]]:
+    """Parts of the schedule in which the same tokens count: (start, end, ``(tokens,)`` bool), start included."""
+    edges = sorted({0.0, 1.0, *hidden.spans.flatten().tolist()})
+    pieces: list[tuple[float, float, torch.Tensor]] = []
+    for start, end in zip(edges[:-1], edges[1:]):
+        keep = (hidden.weights > 0) & (hidden.spans[:, 0] <= start) & (hidden.spans[:, 1] >= end)
+        if pieces and torch.equal(keep, pieces[-1][2]):
+            pieces[-1] = (pieces[-1][0], end, keep)
+        else:
+            pieces.append((start, end, keep))
+    return pieces
+
+
+def to_conditioning(model: FusionModel, hidden: HiddenStates, which: str, gains: list[float], keep_rms: bool) -> list:
+    """Pool hidden states; one entry for each part of the schedule in which other tokens count.
+
+    Raises:
+        ValueError: if the states do not belong to the model or no token is left.
+    """
+    model.check(hidden, which)
+    entries = []
+    for start, end, keep in schedule_pieces(hidden):
+        if not keep.any():
+            raise ValueError(
+                f"No token of the {which} hidden states is left between {start:.0%} and {end:.0%} of the "
+                f"schedule: every weight is 0 or outside its range. Raise a weight or widen a range."
+            )
+        part = hidden if keep.all() else take(hidden, keep)
+        options = {"pooled_output": None, ABOUT: about(hidden)}
+        if (start, end) != (0.0, 1.0):
+            options |= {
+                "start_percent": max(0.0, start - _BEFORE_EDGE),
+                "end_percent": end if end == 1 else end - _BEFORE_EDGE,
+            }
+        entries.append([model.pool(part, gains, keep_rms), options])
+    return entries
+
+
+def pair_to_conditioning(
+    model: FusionModel, positive: HiddenStates, negative: HiddenStates, gains: list[float], keep_rms: bool
+) -> tuple[list, list]:
+    """Positive and negative, pooled together where the stock sampler would evaluate them together.
+
+    Raises:
+        ValueError: as :func:`to_conditioning`.
+    """
+    plain = all((hidden.weights == 1).all() and len(schedule_pieces(hidden)) == 1 for hidden in (positive, negative))
+    if not plain or positive.tokens != negative.tokens:
+        return (
+            to_conditioning(model, positive, "positive", gains, keep_rms),
+            to_conditioning(model, negative, "negative", gains, keep_rms),
+        )
+    model.check(positive, "positive")
+    model.check(negative, "negative")
+    below, above = model.pool_pair(negative, positive, gains, keep_rms)
+    return (
+        [[above, {"pooled_output": None, ABOUT: about(positive)}]],
+        [[below, {"pooled_output": None, ABOUT: about(negative)}]],
+    )
+
+
+def no_negative(positive: list) -> list:
+    """Zeros in the shape of the positive, as Krea 2 Turbo's own graphs use at CFG 1, marked as not given."""
+    tensor = positive[0][0]
+    return [[torch.zeros_like(tensor), {"pooled_output": None, MISSING_NEGATIVE: True}]]

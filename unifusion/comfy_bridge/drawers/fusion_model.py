@@ -1,0 +1,94 @@
+"""A ComfyUI ``MODEL`` whose diffusion transformer carries Layerwise Attention Pooling (Krea 2's layout)."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import torch
+
+from ...hidden_states import HiddenStates
+from ...layer_gains import apply_gains
+from .token_bias import check_takes_weights
+
+# Work memory of pooling, as multiples of the layer stack: block input, q, k, v, gate, and the SwiGLU's two halves.
+_WORK = 12
+
+
+class FusionModel:
+    """The parts of a MODEL that pooling needs.
+
+    Raises:
+        ValueError: if the model has no Layerwise Attention Pooling inside.
+    """
+
+    def __init__(self, model):
+        self.patcher = model
+        self.network = getattr(model.model, "diffusion_model", None)
+        if not hasattr(self.network, "txtfusion") or not hasattr(self.network, "txtlayers"):
+            found = type(self.network).__name__ if self.network is not None else type(model.model).__name__
+            raise ValueError(
+                f"This MODEL ({found}) has no Layerwise Attention Pooling inside. Load a Krea 2 "
+                f"checkpoint with the stock Load Diffusion Model node, or the UniFusion miniature."
+            )
+
+    @property
+    def taps(self) -> int:
+        return self.network.txtlayers
+
+    @property
+    def width(self) -> int:
+        return self.network.txtdim
+
+    def check(self, hidden: HiddenStates, which: str) -> None:
+        """Refuse hidden states this model was not trained with, and values that would turn the picture black."""
+        if hidden.width != self.width or len(hidden.taps) != self.taps:
+            raise ValueError(
+                f"The {which} hidden states have {len(hidden.taps)} taps of width {hidden.width} (from {hidden.vlm}), "
+                f"but this MODEL pools {self.taps} taps of width {self.width}. Load the text encoder that belongs to "
+                f"the MODEL: Qwen3-VL-4B with CLIPLoader type 'krea2' for Krea 2, or the miniature's own CLIP."
+            )
+        if not torch.isfinite(hidden.states).all():
+            raise ValueError(
+                f"The {which} hidden states contain NaN or infinite values. Encode again with precision "
+                f"'fp32', and without LoRAs on the text encoder."
+            )
+
+    def pool(self, hidden: HiddenStates, gains: list[float], keep_rms: bool) -> torch.Tensor:
+        """Layerwise pooling and refiner with the model's own weights and LoRAs, exactly as the model would do it.
+
+        Token weights w enter the refiner as a bias log(w) on the token's key.
+
+        Returns:
+            ``(1, tokens, width)``, or ``(1, tokens, width + 1)`` with log(w) in the last column when a weight is
+            not 1; in the model's compute dtype, on ComfyUI's intermediate device.
+        """
+        bias = None
+        if (hidden.weights != 1).any():
+            check_takes_weights(self.network)
+            bias = hidden.weights.log()[None]
+        return self._fuse(apply_gains(hidden.states, gains, keep_rms), bias)
+
+    def pool_pair(
+        self, negative: HiddenStates, positive: HiddenStates, gains: list[float], keep_rms: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pool two unweighted sequences of one length as one batch, in the order in which ComfyUI batches them.
+
+        Its sampler evaluates a positive and a negative of one length together; matrix products round differently at
+        another batch size, so only the same batch gives the same bits.
+        """
+        states = torch.cat([negative.states, positive.states])
+        below, above = self._fuse(apply_gains(states, gains, keep_rms), None).split(1)
+        return below.clone(), above.clone()
+
+    def _fuse(self, states: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        dtype, device = self.patcher.model.get_dtype_inference(), self.patcher.load_device
+        need = states.numel() * dtype.itemsize * _WORK + 8 * states.shape[0] * states.shape[1] ** 2 * 4
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=need)
+        if bias is not None:
+            bias = bias.to(device=device, dtype=dtype)
+        with comfy.model_management.cuda_device_context(device):
+            pooled = self.network.txtfusion(
+                states.to(device=device, dtype=dtype), mask=None if bias is None else bias[:, None, None, :]
+            )
+        if bias is not None:
+            pooled = torch.cat([pooled, bias[..., None]], dim=-1)
+        return pooled.to(comfy.model_management.intermediate_device())

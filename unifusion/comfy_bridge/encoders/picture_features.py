@@ -1,0 +1,45 @@
+"""Features of the vision tower, kept while the picture and the encoder stay the same.
+
+They do not depend on the prompt, the seed or the system prompt. They are kept in main memory, so they never hold GPU
+memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+from .kept import feature_store
+
+
+def fingerprint(view: torch.Tensor) -> str:
+    """The same for views with the same pixels, whichever tensor holds them."""
+    data = view.detach().cpu().contiguous()
+    return f"{hashlib.blake2b(data.view(torch.uint8).numpy(), digest_size=16).hexdigest()} {tuple(data.shape)}"
+
+
+def image_features(vlm, view: torch.Tensor) -> tuple[torch.Tensor, dict]:
+    """Merged tokens and DeepStack features of one view.
+
+    Args:
+        vlm: a :class:`~unifusion.comfy_bridge.encoders.text_encoder.VLM`, loaded.
+        view: ``(1, height, width, 3)`` in 0..1.
+
+    Returns:
+        ``(tokens, width)`` and ``{"grid": (1, 3), "deepstack": [...]}`` on the encoder's device.
+    """
+
+    def compute():
+        merged, extra = vlm.transformer.preprocess_embed({"type": "image", "data": view}, device=vlm.device)
+        return merged.cpu(), extra["grid"].cpu(), [features.cpu() for features in extra["deepstack"]]
+
+    def size(kept) -> int:
+        return sum(features.numel() * features.element_size() for features in (kept[0], *kept[2]))
+
+    # patches_uuid: a LoRA on the text encoder makes other features.
+    merged, grid, deepstack = feature_store(vlm).get((fingerprint(view), vlm.clip.patcher.patches_uuid), compute, size)
+    return merged.to(vlm.device), {
+        "grid": grid.to(vlm.device),
+        "deepstack": [features.to(vlm.device) for features in deepstack],
+    }
