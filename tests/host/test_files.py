@@ -119,7 +119,9 @@ def test_weights_saved_by_a_newer_comfyui_are_refused_where_there_is_no_place_fo
 
     monkeypatch.setattr(bridge("drawers.token_bias"), "takes_weights", lambda network: False)
     ((tensor, about),) = pooled[1]
-    name, _ = save(bridge, [[torch.cat([tensor, torch.full_like(tensor[..., :1], 0.5)], dim=-1), about]])
+    tensor = tensor.clone()
+    tensor[..., krea2_model.model.diffusion_model.txtdim] = 0.5
+    name, _ = save(bridge, [[tensor, about]])
     with pytest.raises(ValueError, match="ComfyUI 0.30 or newer"):
         bridge("actions.stored_files").load(name, krea2_model)
     weighted = bridge("actions.stored_files").load(name, None)[

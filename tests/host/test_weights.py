@@ -43,8 +43,9 @@ def test_weight_two_equals_giving_the_states_twice_in_the_conditioning(bridge, k
     by_weight = pool(bridge, krea2_model, weighted(library, hidden, times))[1][0][0]
     by_states = pool(bridge, krea2_model, repeated(library, hidden, times))[1][0][0]
     neutral = pool(bridge, krea2_model, hidden)[1][0][0]
-    assert by_weight.shape[-1] == by_states.shape[-1] + 1  # log w travels in a column of its own
-    torch.testing.assert_close(by_weight[..., :-1], by_states[:, : hidden.tokens], rtol=1e-4, atol=1e-4)
+    width = hidden.width
+    assert by_weight[0, :, width].add(1).tolist() == weighted(library, hidden, times).weights.tolist()
+    torch.testing.assert_close(by_weight[..., :width], by_states[:, : hidden.tokens, :width], rtol=1e-4, atol=1e-4)
     assert (by_states[:, : hidden.tokens] - neutral).abs().max() > 1e-2
 
 
@@ -84,13 +85,13 @@ def test_weight_one_is_bit_identical_to_no_weight(bridge, krea2_model, library, 
 @pytest.mark.parametrize("sampler", [ksampler, dit_sampler])
 @pytest.mark.parametrize("below", [{SECOND: 3}, {}])
 def test_weights_hold_when_positive_and_negative_run_in_one_batch(bridge, krea2_model, library, sampler, below):
-    """Both branches have one length and, with weights in both, one width: ComfyUI stacks them."""
+    """Both branches have one length, so ComfyUI stacks them, each with its own weights."""
     positive, negative = hidden_states(library, 0), hidden_states(library, 1)
     by_weight = pool(bridge, krea2_model, weighted(library, positive, {FIRST: 2}), weighted(library, negative, below))
     by_states = pool(bridge, krea2_model, repeated(library, positive, {FIRST: 2}), repeated(library, negative, below))
     rows = count_rows(by_weight[0])
     ours = sampler(bridge, *by_weight, 3.0)
-    assert set(rows) == ({2} if below else {1})
+    assert set(rows) == {2}
     torch.testing.assert_close(ours, sampler(bridge, *by_states, 3.0), rtol=1e-4, atol=5e-5)
 
 

@@ -13,6 +13,7 @@ from ...prompt_weights import parse_weights, plain_text
 from ...references import TOKEN, PreparedReference, Reference, from_images, prepare
 from ...selection import selection_mask
 from ...system_prompts import AS_PROFILE
+from ..encoders.clip_hooks import weights_key
 from ..encoders.kept import negative_store
 from ..encoders.picture_features import fingerprint
 from ..encoders.text_encoder import VLM, encode
@@ -106,7 +107,7 @@ def empty_prompt(
     references = references if profile.negative_pictures else ()
     pictures = tuple((tuple(map(fingerprint, r.views)), r.label, r.strength, r.start, r.end) for r in references)
     return negative_store(vlm).get(
-        (system, pictures, taps, selection, precision, vlm.clip.patcher.patches_uuid),
+        (system, pictures, taps, selection, precision, weights_key(vlm.clip)),
         lambda: encode_selected(vlm, profile, system, "", references, taps, selection, precision)[1],
         lambda hidden: hidden.nbytes,
     )

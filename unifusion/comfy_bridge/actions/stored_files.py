@@ -11,6 +11,7 @@ from comfy.cli_args import args
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ...stored import CONDITIONING, HIDDEN_STATES, Stored, is_stored, read, write
+from ..drawers import token_features
 from ..drawers.conditioning import ABOUT, no_negative
 from ..drawers.conditioning import about as about_states
 from ..drawers.fusion_model import FusionModel
@@ -125,8 +126,17 @@ def load(name: str, model):
         if model is not None:
             FusionModel(model).check(stored.positive, "loaded")
         return passed, nothing, nothing, stored.positive, negative, report
-    negative = stored.negative if stored.negative is not None else no_negative(stored.positive)
-    return _prepared(model, stored.positive, name), stored.positive, negative, nothing, nothing, report
+    positive = _upgraded(stored.positive)
+    negative = _upgraded(stored.negative) if stored.negative is not None else no_negative(positive)
+    return _prepared(model, positive, name), positive, negative, nothing, nothing, report
+
+
+def _upgraded(entries: list) -> list:
+    """Pooled entries of version 0.1 in today's form; others as they are."""
+    return [
+        [token_features.upgraded(tensor, options[ABOUT]["width"]) if ABOUT in options else tensor, options]
+        for tensor, options in entries
+    ]
 
 
 def _prepared(model, entries: list, name: str):
@@ -136,12 +146,12 @@ def _prepared(model, entries: list, name: str):
         return model  # not pooled by this pack: the model takes it as it is
     fusion = FusionModel(model)
     for tensor, _ in entries:
-        if tensor.shape[-1] not in (fusion.width, fusion.width + 1):
+        if tensor.shape[-1] != fusion.width + token_features.FEATURES:
             raise ValueError(
                 f"'{name}' was pooled for a model of text width {entries[0][1][ABOUT]['width']}, but this "
                 f"MODEL has {fusion.width}. Connect the MODEL it was saved with."
             )
-        if tensor.shape[-1] == fusion.width + 1:
+        if token_features.split(tensor, fusion.width).weighted:
             check_takes_weights(fusion.network)
     return accepting_pooled(model)
 

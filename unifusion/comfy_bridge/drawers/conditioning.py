@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from ...hidden_states import HiddenStates, take
+from . import token_features
 from .fusion_model import FusionModel
+from .pooling_weights import ABOUT, POOLED_BY, fingerprint
 
 MISSING_NEGATIVE = "unifusion_missing_negative"
-ABOUT = "unifusion_about"
 
 
 def about(hidden: HiddenStates) -> dict:
@@ -23,9 +24,8 @@ def about(hidden: HiddenStates) -> dict:
     }
 
 
-# ComfyUI counts both ends of a range, so that at a step exactly on an edge two parts would be averaged. Edges inside
-# the schedule are therefore moved by less than the distance of any two steps: the step belongs to the later part.
-_BEFORE_EDGE = 1e-5
+def _entry(model: FusionModel, hidden: HiddenStates, tensor: torch.Tensor) -> list:
+    return [tensor, {"pooled_output": None, ABOUT: {**about(hidden), POOLED_BY: fingerprint(model.patcher)}}]
 
 
 def schedule_pieces(hidden: HiddenStates) -> list[tuple[float, float, torch.Tensor]]:
@@ -42,13 +42,19 @@ def schedule_pieces(hidden: HiddenStates) -> list[tuple[float, float, torch.Tens
 
 
 def to_conditioning(model: FusionModel, hidden: HiddenStates, which: str, gains: list[float], keep_rms: bool) -> list:
-    """Pool hidden states; one entry for each part of the schedule in which other tokens count.
+    """Pool hidden states to one entry, whatever its weights and schedule.
+
+    Each part of the schedule in which other tokens count is pooled by itself (the refiner mixes tokens) and all stand
+    behind one another; at a step only the tokens of its part are used.
+
+    Returns:
+        One entry; its tensor is ``(1, tokens of all parts, width + token_features.FEATURES)``.
 
     Raises:
         ValueError: if the states do not belong to the model or no token is left.
     """
     model.check(hidden, which)
-    entries = []
+    parts = []
     for start, end, keep in schedule_pieces(hidden):
         if not keep.any():
             raise ValueError(
@@ -56,14 +62,8 @@ def to_conditioning(model: FusionModel, hidden: HiddenStates, which: str, gains:
                 f"schedule: every weight is 0 or outside its range. Raise a weight or widen a range."
             )
         part = hidden if keep.all() else take(hidden, keep)
-        options = {"pooled_output": None, ABOUT: about(hidden)}
-        if (start, end) != (0.0, 1.0):
-            options |= {
-                "start_percent": max(0.0, start - _BEFORE_EDGE),
-                "end_percent": end if end == 1 else end - _BEFORE_EDGE,
-            }
-        entries.append([model.pool(part, gains, keep_rms), options])
-    return entries
+        parts.append(token_features.attach(model.pool(part, gains, keep_rms), part.weights, (start, end)))
+    return [_entry(model, hidden, torch.cat(parts, dim=1))]
 
 
 def pair_to_conditioning(
@@ -84,8 +84,8 @@ def pair_to_conditioning(
     model.check(negative, "negative")
     below, above = model.pool_pair(negative, positive, gains, keep_rms)
     return (
-        [[above, {"pooled_output": None, ABOUT: about(positive)}]],
-        [[below, {"pooled_output": None, ABOUT: about(negative)}]],
+        [_entry(model, positive, token_features.attach(above, positive.weights))],
+        [_entry(model, negative, token_features.attach(below, negative.weights))],
     )
 
 

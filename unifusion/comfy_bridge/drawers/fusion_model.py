@@ -58,8 +58,7 @@ class FusionModel:
         Token weights w enter the refiner as a bias log(w) on the token's key.
 
         Returns:
-            ``(1, tokens, width)``, or ``(1, tokens, width + 1)`` with log(w) in the last column when a weight is
-            not 1; in the model's compute dtype, on ComfyUI's intermediate device.
+            ``(1, tokens, width)`` in the model's compute dtype, on ComfyUI's intermediate device.
         """
         bias = None
         if (hidden.weights != 1).any():
@@ -89,6 +88,4 @@ class FusionModel:
             pooled = self.network.txtfusion(
                 states.to(device=device, dtype=dtype), mask=None if bias is None else bias[:, None, None, :]
             )
-        if bias is not None:
-            pooled = torch.cat([pooled, bias[..., None]], dim=-1)
         return pooled.to(comfy.model_management.intermediate_device())

@@ -1,12 +1,36 @@
-"""Pooled conditioning in any sampler: a wrapper on the MODEL that skips the pooling inside."""
+"""Pooled conditioning in any sampler: wrappers on the MODEL.
+
+Three places, each where ComfyUI has what is needed: the whole run (what was pooled belongs to this MODEL), one call of
+the model (weights and schedule, in full precision and with the noise level at hand), its network (the pooling inside is
+skipped).
+"""
 
 from __future__ import annotations
 
-import comfy.patcher_extension
+from typing import NamedTuple
 
-from .token_bias import check_takes_weights, with_key_bias
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from . import token_features
+from .pooling_weights import ABOUT, check_same_weights
+from .token_bias import Watch, check_takes_weights, with_key_bias
 
 WRAPPER = "unifusion_pooled_context"
+# A step exactly on the edge of two parts belongs to the later one; edges are moved by less than the distance of steps.
+_BEFORE_EDGE = 1e-5
+
+
+class _Ready(NamedTuple):
+    """Context of one call: rows of tokens that count at this step, and the bias on their keys or None."""
+
+    tokens: torch.Tensor
+    bias: torch.Tensor | None
+
+
+def has_pooling(model) -> bool:
+    """Whether a MODEL carries Layerwise Attention Pooling inside."""
+    return hasattr(getattr(model.model, "diffusion_model", None), "txtfusion")
 
 
 def accepting_pooled(model):
@@ -14,12 +38,108 @@ def accepting_pooled(model):
 
     A MODEL that takes it already, or that has no pooling inside, is returned as it is.
     """
-    kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
-    if not hasattr(model.model.diffusion_model, "txtfusion") or model.get_wrappers(kind, WRAPPER):
+    if not has_pooling(model) or model.get_wrappers(WrappersMP.DIFFUSION_MODEL, WRAPPER):
         return model
     clone = model.clone()
-    clone.add_wrapper_with_key(kind, WRAPPER, pooled_context)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER, check_run)
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER, WeighedContext())
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, WRAPPER, pooled_context)
     return clone
+
+
+def check_run(executor, *args, **kwargs):
+    """OUTER_SAMPLE wrapper: refuse what would be drawn wrongly, before the first step.
+
+    Raises:
+        ValueError: if conditioning holds NaN, mixed schedules, or was pooled with other weights than this MODEL has.
+    """
+    guider = executor.class_obj
+    width = guider.model_patcher.model.diffusion_model.txtdim
+    for conds in guider.conds.values():
+        for cond in conds or ():
+            context = cond.get("cross_attn")
+            if context is not None and context.shape[-1] == width + token_features.FEATURES:
+                check_finite(context)
+                token_features.split(context, width)
+                check_same_weights(guider.model_patcher, cond)
+    return executor(*args, **kwargs)
+
+
+def check_finite(context: torch.Tensor) -> None:
+    """Raises ValueError for conditioning that would turn the picture black."""
+    if not torch.isfinite(context).all():
+        raise ValueError(
+            "The conditioning holds NaN or infinite values, so the picture would be black. Encode again with precision "
+            "'fp32', and look at the node between Layerwise Attention Pool and the sampler."
+        )
+
+
+class WeighedContext:
+    """APPLY_MODEL wrapper: takes weights and schedule out of the context and gives them to the attention."""
+
+    def __init__(self):
+        self.watch = Watch()
+
+    def __call__(
+        self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
+    ):
+        options = transformer_options or {}
+        base = executor.class_obj
+        network = base.diffusion_model
+        pooled = hasattr(network, "txtdim") and c_crossattn is not None
+        if not pooled or c_crossattn.shape[-1] != network.txtdim + token_features.FEATURES:
+            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        carried = token_features.split(c_crossattn, network.txtdim)
+        tokens, bias = at_this_step(carried, t, base.model_sampling)
+        if bias is None:
+            return executor(x, t, c_concat, tokens, control, options, **kwargs)
+        check_takes_weights(network)  # a file saved by a newer ComfyUI may hold weights
+        options, carrier = with_key_bias(options, bias)
+        out = executor(x, t, c_concat, tokens, control, options, **kwargs)
+        self.watch.look(carrier, len(network.blocks), network)
+        return out
+
+
+def at_this_step(carried: token_features.Carried, sigma: torch.Tensor, model_sampling) -> _Ready:
+    """The tokens that count at a noise level.
+
+    Args:
+        carried: tokens, weights and spans of a batch.
+        sigma: ``(batch,)``.
+        model_sampling: the MODEL's, which knows the noise level of a part of the schedule.
+
+    Raises:
+        ValueError: if none counts.
+    """
+    tokens, weights = carried.tokens, carried.weights
+    bias = weights.log() if carried.weighted else None
+    if carried.scheduled:
+        active = _active(carried.spans, float(sigma.max()), model_sampling).to(tokens.device)
+        if not active.any(dim=1).all():
+            raise ValueError(
+                "No token of the conditioning counts at this step: the references' parts of the schedule leave a gap. "
+                "Widen a start or an end."
+            )
+        if (active == active[:1]).all():  # every row drops the same tokens: they are as if they had never been there
+            tokens, bias = tokens[:, active[0]], None if bias is None else bias[:, active[0]]
+        else:
+            bias = torch.zeros_like(weights) if bias is None else bias
+            bias = bias.masked_fill(~active.to(bias.device), float("-inf"))
+    if bias is not None and not bias.count_nonzero():
+        bias = None
+    return _Ready(tokens, bias)
+
+
+def _active(spans: torch.Tensor, sigma: float, model_sampling) -> torch.Tensor:
+    """``(batch, tokens)`` bool: whether each token's part of the schedule holds the noise level."""
+    spans = spans.cpu()
+    active = torch.ones(spans.shape[:2], dtype=torch.bool)
+    for start, end in {tuple(pair) for pair in spans.flatten(0, 1).tolist()}:
+        begun = start == 0 or sigma <= float(model_sampling.percent_to_sigma(start - _BEFORE_EDGE))
+        ended = end < 1 and sigma <= float(model_sampling.percent_to_sigma(end - _BEFORE_EDGE))
+        if not begun or ended:
+            active &= ~((spans[..., 0] == start) & (spans[..., 1] == end))
+    return active
 
 
 def pooled_context(executor, x, timesteps, context, *args, **kwargs):
@@ -29,16 +149,14 @@ def pooled_context(executor, x, timesteps, context, *args, **kwargs):
     made the identity for this call only.
     """
     network = executor.class_obj
-    if context is None or context.shape[-1] not in (network.txtdim, network.txtdim + 1) or network.txtlayers == 1:
+    if context is None or context.shape[-1] != network.txtdim or network.txtlayers == 1:
         return executor(x, timesteps, context, *args, **kwargs)
-    if context.shape[-1] == network.txtdim + 1:
-        context, bias = context[..., :-1], context[..., -1]
-        if bias.count_nonzero():
-            check_takes_weights(network)  # a file saved by a newer ComfyUI may hold weights
-            args, kwargs = with_key_bias(args, kwargs, bias)
     network._unpack_context = lambda pooled: pooled
     network.txtfusion.forward = lambda pooled, **_: pooled
     try:
         return executor(x, timesteps, context, *args, **kwargs)
     finally:
         del network._unpack_context, network.txtfusion.forward
+
+
+__all__ = ["ABOUT", "WRAPPER", "accepting_pooled", "check_finite", "has_pooling"]

@@ -1,13 +1,24 @@
-"""Weights of tokens inside the drawing model: log(w) on the logits of a token's key, in every attention."""
+"""Weights of tokens inside the drawing model: log(w) on the logits of a token's key, in every attention.
+
+The place is ``optimized_attention_override``, which ComfyUI asks in every attention of every model that hands its
+options on. Attention patches would be skipped by packs that replace a block's forward and forget ``block_index``.
+"""
 
 from __future__ import annotations
 
 import inspect
+import logging
+from collections.abc import Callable
 from functools import cache
 
 import comfyui_version
 import torch
 import torch.nn.functional as F
+from comfy.ldm.modules import attention as host_attention
+
+OVERRIDE = "optimized_attention_override"
+# Backends of ComfyUI that add a float mask to the logits. Others (flash, sage) drop it or give up with a warning a call.
+_TAKES_MASKS = {"attention_basic", "attention_sub_quad", "attention_split", "attention_pytorch", "attention_xformers"}
 
 
 @cache
@@ -16,8 +27,10 @@ def _asks_patches(attention: type) -> bool:
 
 
 def takes_weights(network: torch.nn.Module) -> bool:
-    """Whether this ComfyUI's Krea 2 asks attention patches about its keys, as 0.30 does and 0.27 does not."""
-    return _asks_patches(type(network.blocks[0].attn))
+    """Whether this ComfyUI's Krea 2 hands its options to the attention, as 0.30 does and 0.27 does not."""
+    attention = getattr(network.blocks[0], "attn", None)
+    stock = type(attention).__module__.startswith("comfy.")
+    return _asks_patches(type(attention)) if stock else True  # another pack's: whether it takes them shows when it runs
 
 
 def check_takes_weights(network: torch.nn.Module) -> None:
@@ -34,18 +47,112 @@ def check_takes_weights(network: torch.nn.Module) -> None:
         )
 
 
-def with_key_bias(args: tuple, kwargs: dict, bias: torch.Tensor) -> tuple[tuple, dict]:
-    """Add ``bias`` (batch, text tokens) to the logits of the text keys in every block of the DiT."""
+class KeyBias:
+    """An attention override that adds a bias to the first keys of every attention, and counts where it did.
 
-    def patch(q, k, v, pe=None, attn_mask=None, extra_options=None):
-        mask = F.pad(bias, (0, k.shape[2] - bias.shape[1])).to(q.dtype)[:, None, None, :]
-        return {"q": q, "k": k, "v": v, "pe": pe, "attn_mask": mask if attn_mask is None else attn_mask + mask}
+    Attributes:
+        applied: attentions that took the bias since the last :meth:`restart`.
+        bypassed: names of other overrides or backends that would have dropped it and were bypassed for weighted calls.
+    """
 
-    # transformer_options is the third argument behind the context in ComfyUI's forward, given by name by BaseModel.
-    options = kwargs.get("transformer_options") or args[2]
-    patches = {**options.get("patches", {})}
-    patches["attn1_patch"] = [*patches.get("attn1_patch", []), patch]
-    options = {**options, "patches": patches}
-    if "transformer_options" in kwargs:
-        return args, {**kwargs, "transformer_options": options}
-    return (*args[:2], options, *args[3:]), kwargs
+    def __init__(self, bias: torch.Tensor, earlier: Callable | None = None):
+        """
+        Args:
+            bias: ``(batch, text tokens)`` float32, log(w); -inf removes a token.
+            earlier: an override that was there before; it is asked first.
+        """
+        self.bias, self.earlier = bias, earlier
+        self.applied = 0
+        self.bypassed: set[str] = set()
+
+    def _mask(self, q: torch.Tensor, k: torch.Tensor, heads: int, skip_reshape: bool, mask):
+        keys = k.shape[-2]
+        if keys < self.bias.shape[1] or q.shape[0] % self.bias.shape[0]:
+            return None  # another attention of this model, not over the text
+        bias = F.pad(self.bias.to(device=q.device), (0, keys - self.bias.shape[1])).to(q.dtype)
+        bias = bias.repeat(q.shape[0] // self.bias.shape[0], 1)[:, None, None, :]
+        if mask is None:
+            return bias
+        if mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
+        while mask.ndim < 4:
+            mask = mask.unsqueeze(1 if mask.ndim == 3 else 0)
+        return mask + bias
+
+    def __call__(self, backend: Callable, q, k, v, heads, mask=None, **kwargs):
+        biased = self._mask(q, k, heads, kwargs.get("skip_reshape", False), mask)
+        if biased is None:
+            return self._next(backend)(q, k, v, heads, mask=mask, **kwargs)
+        reached = False
+
+        def plain(q, k, v, heads, mask=None, **more):
+            nonlocal reached
+            reached = True
+            more["_inside_attn_wrapper"] = True
+            able = backend if getattr(backend, "__name__", "") in _TAKES_MASKS else host_attention.attention_pytorch
+            if able is not backend:
+                self.bypassed.add(getattr(backend, "__name__", type(backend).__name__))
+            return able(q, k, v, heads, mask=self._mask(q, k, heads, more.get("skip_reshape", False), mask), **more)
+
+        out = None
+        if self.earlier is not None:
+            out = self.earlier(plain, q, k, v, heads, mask=mask, **kwargs)
+            if not reached:
+                self.bypassed.add(getattr(self.earlier, "__name__", type(self.earlier).__name__))
+        if not reached:  # it computed by itself, without the weights
+            out = plain(q, k, v, heads, mask=mask, **kwargs)
+        self.applied += 1
+        return out
+
+    def _next(self, backend: Callable) -> Callable:
+        if self.earlier is None:
+            return backend
+        return lambda *args, **kwargs: self.earlier(backend, *args, **kwargs)
+
+
+def with_key_bias(transformer_options: dict, bias: torch.Tensor) -> tuple[dict, KeyBias]:
+    """A copy of ComfyUI's options in which ``bias`` (batch, text tokens) is added to the logits of the text keys.
+
+    Returns:
+        (options, the bias, which counts)
+    """
+    carrier = KeyBias(bias, transformer_options.get(OVERRIDE))
+    return {**transformer_options, OVERRIDE: carrier}, carrier
+
+
+class Watch:
+    """Says once a run, by name, where weights did not arrive or another node had to be bypassed for them."""
+
+    def __init__(self):
+        self.said: set[str] = set()
+
+    def look(self, carrier: KeyBias, layers: int, network: torch.nn.Module) -> None:
+        if carrier.applied < layers:
+            self.say(
+                f"UniFusion: the weights reached {carrier.applied} of {layers} attention layers of the drawing model, "
+                f"because {_who_replaced(network)}. Weighted words and strengths act too weakly or not at all; take that "
+                f"node or pack out, or set every weight to 1."
+            )
+        for name in sorted(carrier.bypassed):
+            self.say(
+                f"UniFusion: '{name}' leaves out attention masks, so attention with weighted tokens uses ComfyUI's own "
+                f"PyTorch attention instead."
+            )
+
+    def say(self, sentence: str) -> None:
+        if sentence not in self.said:
+            self.said.add(sentence)
+            logging.warning(sentence)
+
+
+def _who_replaced(network: torch.nn.Module) -> str:
+    """Names what is not ComfyUI's own in the blocks."""
+    for module in (network, *network.blocks, *(getattr(block, "attn", block) for block in network.blocks)):
+        for name in ("_forward", "forward"):
+            function = vars(module).get(name) or vars(type(module)).get(name)
+            home = getattr(function, "__module__", None) or ""
+            if function is not None and not home.startswith(("comfy.", "torch.")):
+                return f"'{home}' replaced {type(module).__name__}.{name}"
+        if not type(module).__module__.startswith(("comfy.", "torch.")):
+            return f"'{type(module).__module__}' put its own {type(module).__name__} into the blocks"
+    return "another node replaced the attention without handing ComfyUI's options on"

@@ -10,6 +10,7 @@ import hashlib
 
 import torch
 
+from .clip_hooks import weights_key
 from .kept import feature_store
 
 
@@ -38,7 +39,7 @@ def image_features(vlm, view: torch.Tensor) -> tuple[torch.Tensor, dict]:
         return sum(features.numel() * features.element_size() for features in (kept[0], *kept[2]))
 
     # patches_uuid: a LoRA on the text encoder makes other features.
-    merged, grid, deepstack = feature_store(vlm).get((fingerprint(view), vlm.clip.patcher.patches_uuid), compute, size)
+    merged, grid, deepstack = feature_store(vlm).get((fingerprint(view), weights_key(vlm.clip)), compute, size)
     return merged.to(vlm.device), {
         "grid": grid.to(vlm.device),
         "deepstack": [features.to(vlm.device) for features in deepstack],

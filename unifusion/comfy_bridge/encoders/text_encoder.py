@@ -13,6 +13,7 @@ from ...hidden_states import HiddenStates, make_hidden_states
 from ...messages import IMAGE_PAD, Segment, Tokens, tokenize
 from ...profiles import PROFILES, Profile
 from ...references import TOKEN
+from .clip_hooks import check_hooks
 from .picture_features import image_features
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -85,6 +86,7 @@ class VLM:
     """
 
     def __init__(self, clip):
+        check_hooks(clip)
         self.clip = clip
         model = clip.cond_stage_model
         self.encoder = getattr(model, getattr(model, "clip", ""), None)
