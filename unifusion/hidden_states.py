@@ -36,7 +36,7 @@ class HiddenStates(NamedTuple):
         states: ``(1, tokens, taps, width)`` float32; not normalised.
         roles: ``(tokens,)`` int16; see the constants above.
         weights: ``(tokens,)`` float32, 1 = neutral. A weight w acts as a bias log(w) on the token's key wherever
-            tokens attend to each other after the VLM; w = 0 removes the token.
+            tokens attend to each other after the VLM; w = 0 removes the token; w < 0 subtracts what it means.
         spans: ``(tokens, 2)`` float32; part of the schedule in which the token counts, 0 = first step, 1 = last.
         pieces: the text of every token; ``""`` for image tokens.
         taps: layers whose inputs the states are (``hidden_states[k]`` in transformers' counting).
@@ -188,10 +188,12 @@ def with_weight(hidden: HiddenStates, mask: torch.Tensor, weight: float) -> Hidd
     """Multiply the weights of the tokens where ``mask`` (tokens,) is true.
 
     Raises:
-        ValueError: if the weight is negative or not finite.
+        ValueError: if the weight is not finite.
     """
-    if not 0 <= weight < float("inf"):
-        raise ValueError(f"A weight must be 0 or more, found {weight}: 1 is neutral, 2 counts twice, 0 removes.")
+    if not abs(weight) < float("inf"):
+        raise ValueError(
+            f"A weight must be a number, found {weight}: 1 is neutral, 2 counts twice, 0 removes, below 0 subtracts."
+        )
     return hidden._replace(weights=torch.where(mask, hidden.weights * weight, hidden.weights))
 
 
@@ -237,8 +239,8 @@ def from_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> 
     limit = IMAGE + len(grids)
     if roles.is_floating_point() or roles.is_complex() or not ((roles >= 0) & (roles < limit)).all():
         raise ValueError(f"Damaged hidden states: roles must be whole numbers from 0 to {limit - 1}.")
-    if not (torch.isfinite(weights) & (weights >= 0)).all() or not ((spans >= 0) & (spans <= 1)).all():
-        raise ValueError("Damaged hidden states: weights must be 0 or more and spans within 0 and 1.")
+    if not torch.isfinite(weights).all() or not ((spans >= 0) & (spans <= 1)).all():
+        raise ValueError("Damaged hidden states: weights must be finite and spans within 0 and 1.")
     return make_hidden_states(
         tensors["states"].float(),
         roles.tolist(),

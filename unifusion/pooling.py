@@ -165,25 +165,20 @@ class LayerwiseAttentionPooling(nn.Module):
         self.projector = nn.Linear(taps, 1, bias=False)
         self.refiner_blocks = _refiner(width, heads, multiplier, refiner)
 
-    def forward(self, states: Tensor, key_bias: Tensor | None = None, gains: Tensor | None = None) -> Tensor:
+    def forward(self, states: Tensor, key_bias: Tensor | None = None) -> Tensor:
         """
         Args:
-            states: (B, T, N, W).
+            states: (B, T, N, W); gains of single layers are factors on these, see ``layer_gains``.
             key_bias: (B, T), added to the logits of each token's key in the refiner: log(w) counts
                 a token w times, -inf leaves it out. None is bit-equal to all zeros being absent.
-            gains: (N,), how much each tapped layer counts: a bias log(g) on its key in the
-                layerwise attention and a factor g in the sum. 1 is identity, 0 drops the layer.
 
         Returns:
             (B, T, W), in the dtype of the blocks.
         """
         batch, tokens, taps, width = states.shape
         x = states.reshape(batch * tokens, taps, width)
-        tap_bias = None if gains is None else gains.float().log()
         for block in self.layerwise_blocks:
-            x = block(x, tap_bias)
-        if gains is not None:
-            x = x * gains.to(x.dtype)[:, None]
+            x = block(x)
         x = self.projector(x.unflatten(0, (batch, tokens)).transpose(2, 3)).squeeze(-1)
         return _refine(self.refiner_blocks, x, key_bias)
 

@@ -333,7 +333,7 @@ class TestCarrier:
         assert torch.equal(draw(model, heavy[1]), expected) and len(calls) == 2 * 4
 
     def test_a_backend_without_masks_is_replaced_for_weighted_calls(self, bridge):
-        carrier = bridge("drawers.token_bias").KeyBias(torch.tensor([[0.0, 0.7]]))
+        carrier = bridge("drawers.token_bias").TokenWeights(torch.tensor([[0.0, 0.7]]).exp())
 
         def attention_flash(q, k, v, heads, mask=None, **kwargs):
             raise AssertionError("a flash backend would drop the mask or warn at every call")
@@ -363,3 +363,70 @@ class TestCarrier:
         with caplog.at_level(logging.WARNING):
             draw(*pool(bridge, krea2_model, hidden_states(library))[:2])
         assert not [r for r in caplog.records if "UniFusion" in r.getMessage()]
+
+
+@pytest.mark.needs("weights")
+class TestNegativeWeights:
+    """What -1 means, as an equation; it works at CFG 1 and stays out of the negative."""
+
+    @staticmethod
+    def attention(bridge, weights, q, k, v):
+        from comfy.ldm.modules.attention import attention_pytorch
+
+        carrier = bridge("drawers.token_bias").TokenWeights(torch.tensor([weights]))
+        return carrier(attention_pytorch, q, k, v, q.shape[1], skip_reshape=True)
+
+    @pytest.mark.parametrize("weight", [1.0, 0.5, 2.0])
+    def test_minus_w_is_twice_the_rest_less_w(self, bridge, weight):
+        q, k, v = torch.randn(3, 1, 2, 6, 8, generator=torch.Generator().manual_seed(0)).unbind(0)
+        plus, minus, gone = (self.attention(bridge, [1.0, w], q, k, v) for w in (weight, -weight, 0.0))
+        logits = (q @ k.transpose(-1, -2)) * 8**-0.5
+        logits[..., 1] += torch.tensor(weight).log()
+        rest = 1 - logits.softmax(-1)[..., 1]  # Z_others / Z, (1, heads, queries)
+        rest = rest.transpose(1, 2)[..., None].expand(-1, -1, -1, 8).flatten(2)
+        torch.testing.assert_close(minus, 2 * rest * gone - plus, rtol=1e-4, atol=1e-5)
+        assert (minus - plus).abs().max() > 1e-2
+
+    def test_it_draws_another_picture_at_cfg_1_and_meets_zero(self, bridge, krea2_model, library):
+        hidden = hidden_states(library)
+        pictures = {}
+        for weight in (1.0, 0.0, -1e-6, -1.0, -2.0):
+            model, positive, _ = pool(bridge, krea2_model, weighted(library, hidden, {FIRST: weight}))
+            pictures[weight] = draw(model, positive)
+        torch.testing.assert_close(pictures[-1e-6], pictures[0.0], rtol=1e-3, atol=1e-4)
+        assert all((pictures[-1.0] - pictures[other]).abs().max() > 1e-3 for other in (1.0, 0.0, -2.0))
+
+    def test_it_never_reaches_the_negative(self, bridge, krea2_model, library):
+        """At CFG 3 the unconditional prediction is the one of a positive without the weight."""
+        hidden, below, seen = hidden_states(library), hidden_states(library, 1), []
+        for weight in (1.0, -1.0):
+            model, positive, negative = pool(bridge, krea2_model, weighted(library, hidden, {FIRST: weight}), below)
+            model.set_model_sampler_post_cfg_function(
+                lambda args: seen.append(args["uncond_denoised"]) or args["denoised"]
+            )
+            draw(model, positive, negative, cfg=3.0, steps=1)
+        torch.testing.assert_close(seen[0], seen[1], rtol=1e-5, atol=1e-5)
+
+    def test_everything_negative_is_refused(self, bridge, krea2_model, library):
+        hidden = hidden_states(library)._replace(weights=torch.full((18,), -1.0))
+        with pytest.raises(ValueError, match="nothing to subtract from"):
+            pool(bridge, krea2_model, hidden)
+
+
+class TestReferenceLatents:
+    """Trials, line 27: another pack's forward may take reference latents without a method."""
+
+    @pytest.mark.needs("reference latents")
+    def test_a_replaced_forward_is_not_second_guessed(self, bridge, krea2_model, library, monkeypatch):
+        model, positive, _ = pool(bridge, krea2_model, hidden_states(library))
+        positive[0][1]["reference_latents"] = [torch.zeros(1, 16, 1, 8, 8)]
+        with pytest.raises(ValueError, match="Edit Model Reference Method"):
+            bridge("actions.draw").guider(model, positive, positive, cfg=1.0)
+        network = krea2_model.model.diffusion_model
+
+        def forward(*args, _forward=network._forward, **kwargs):
+            return _forward(*args, **kwargs)
+
+        forward.__module__ = "custom_nodes.moodboard"
+        monkeypatch.setattr(network, "_forward", forward)
+        bridge("actions.draw").guider(model, positive, positive, cfg=1.0)

@@ -127,16 +127,16 @@ def test_states_of_different_encoders_are_not_joined(other, what):
         join([hidden([0]), other])
 
 
-@given(st.floats(0, 100), st.floats(0, 100))
+@given(st.floats(-100, 100), st.floats(-100, 100))
 def test_weights_multiply(a, b):
     states = hidden([INSTRUCTION, GENERATED])._replace(weights=torch.ones(2))
     mask = states.roles == GENERATED
     torch.testing.assert_close(with_weight(with_weight(states, mask, a), mask, b).weights, torch.tensor([1.0, a * b]))
 
 
-@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), -0.001])
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), float("-inf")])
 def test_weights_without_a_meaning_are_refused(weight):
-    with pytest.raises(ValueError, match="A weight must be 0 or more"):
+    with pytest.raises(ValueError, match="A weight must be a number"):
         with_weight(hidden([0]), torch.tensor([True]), weight)
 
 
@@ -186,7 +186,6 @@ def about(**changes):
         lambda t, m: t.update(roles=torch.tensor([0, 2, 70000])),
         lambda t, m: t.update(roles=torch.tensor([0, 2, -5])),
         lambda t, m: t.update(weights=torch.tensor([1.0, float("nan"), 1.0])),
-        lambda t, m: t.update(weights=torch.tensor([1.0, -1.0, 1.0])),
         lambda t, m: t.update(weights=torch.tensor([1.0, float("inf"), 1.0])),
         lambda t, m: t.update(weights=t["weights"].to(torch.complex64)),
         lambda t, m: t.update(spans=t["spans"][:, :1]),

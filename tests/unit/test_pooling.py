@@ -61,14 +61,6 @@ def test_weight_one_is_identity(lap):
     torch.testing.assert_close(lap(states(), torch.zeros(2, 5)), lap(states()), atol=1e-6, rtol=0)
 
 
-def test_layer_gain_zero_hides_the_layer(lap):
-    x, other = states(), states()
-    other[:, :, 1] = 7.0
-    gains = torch.tensor([1.0, 0.0, 1.0])
-    torch.testing.assert_close(lap(x, gains=gains), lap(other, gains=gains))
-    torch.testing.assert_close(lap(x, gains=torch.ones(TAPS)), lap(x), atol=1e-6, rtol=0)
-
-
 def test_without_refiner_every_token_is_pooled_by_itself():
     torch.manual_seed(0)
     pool = build_pooling("lap", TAPS, WIDTH, refiner=0)

@@ -10,7 +10,7 @@ from ...profiles import SAMPLER_PRESETS, SamplerPreset
 from ..drawers.conditioning import MISSING_NEGATIVE
 from ..drawers.flow_sampling import UniFusionGuider, sample, shifted
 from ..drawers.pooled_context import accepting_pooled
-from ..drawers.reference_latents import check_takes_reference_latents
+from ..drawers.reference_latents import check_reference_latents
 
 
 def settings(preset: dict) -> SamplerPreset:
@@ -37,7 +37,7 @@ def guider(model, positive, negative, *, cfg: float, images_only=None, image_gui
     Raises:
         ValueError: if a branch is missing that a scale needs, or reference latents would be ignored.
     """
-    _check_reference_latents(model, positive)
+    check_reference_latents(model, positive)
     image = cfg if image_guidance < 0 else image_guidance
     split = not math.isclose(cfg, image)
     if split and _missing(images_only):
@@ -74,22 +74,6 @@ def _missing(conditioning) -> bool:
 
 def _equal(one: list, other: list) -> bool:
     return len(one) == len(other) and all(torch.equal(a[0], b[0]) for a, b in zip(one, other))
-
-
-def _check_reference_latents(model, positive: list) -> None:
-    """ComfyUI drops reference latents without a word when no method is set (``krea2/model.py``), before 0.30 always."""
-    network = model.model.diffusion_model
-    carrying = [options for _, options in positive if "reference_latents" in options]
-    if not carrying:
-        return
-    check_takes_reference_latents(network)
-    default = getattr(network, "default_ref_method", "of another kind of model")
-    if default is None and any("reference_latents_method" not in options for options in carrying):
-        raise ValueError(
-            "The positive carries reference latents, but no method, so the MODEL would ignore them. Put "
-            "an 'Edit Model Reference Method' node behind 'Set Reference Latent'; Krea 2's edit LoRAs use "
-            "'index_timestep_zero'."
-        )
 
 
 def run(

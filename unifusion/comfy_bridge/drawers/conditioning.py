@@ -33,7 +33,7 @@ def schedule_pieces(hidden: HiddenStates) -> list[tuple[float, float, torch.Tens
     edges = sorted({0.0, 1.0, *hidden.spans.flatten().tolist()})
     pieces: list[tuple[float, float, torch.Tensor]] = []
     for start, end in zip(edges[:-1], edges[1:]):
-        keep = (hidden.weights > 0) & (hidden.spans[:, 0] <= start) & (hidden.spans[:, 1] >= end)
+        keep = (hidden.weights != 0) & (hidden.spans[:, 0] <= start) & (hidden.spans[:, 1] >= end)
         if pieces and torch.equal(keep, pieces[-1][2]):
             pieces[-1] = (pieces[-1][0], end, keep)
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import comfy.model_management
 import torch
 
@@ -55,15 +57,24 @@ class FusionModel:
     def pool(self, hidden: HiddenStates, gains: list[float], keep_rms: bool) -> torch.Tensor:
         """Layerwise pooling and refiner with the model's own weights and LoRAs, exactly as the model would do it.
 
-        Token weights w enter the refiner as a bias log(w) on the token's key.
+        Token weights w enter the refiner as a bias log(w) on the token's key. A token of negative weight is no key there:
+        what it means is subtracted in the drawing model (``token_bias``), and must not reach other tokens before.
 
         Returns:
             ``(1, tokens, width)`` in the model's compute dtype, on ComfyUI's intermediate device.
+
+        Raises:
+            ValueError: if every weight is negative: nothing is left to subtract from.
         """
         bias = None
         if (hidden.weights != 1).any():
             check_takes_weights(self.network)
-            bias = hidden.weights.log()[None]
+            if not (hidden.weights > 0).any():
+                raise ValueError(
+                    "Every token has a negative weight, so there is nothing to subtract from. Leave some words or a "
+                    "reference at a weight above 0."
+                )
+            bias = hidden.weights.clamp_min(0).log()[None]
         return self._fuse(apply_gains(hidden.states, gains, keep_rms), bias)
 
     def pool_pair(
@@ -79,13 +90,23 @@ class FusionModel:
         return below.clone(), above.clone()
 
     def _fuse(self, states: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        pooled = self.through_pooling(
+            states, bias, lambda pooling, x, bias: pooling(x, mask=None if bias is None else bias[:, None, None, :])
+        )
+        return pooled.to(comfy.model_management.intermediate_device())
+
+    def through_pooling(self, states: torch.Tensor, bias: torch.Tensor | None, read: Callable):
+        """Bring the MODEL to its device and let ``read(pooling, states, bias)`` work with its pooling.
+
+        Args:
+            states: ``(batch, tokens, taps, width)``; given to ``read`` in the model's compute dtype, on its device.
+            bias: ``(batch, tokens)`` on each token's key in the refiner, or None.
+            read: what to do with the pooling; its result is returned.
+        """
         dtype, device = self.patcher.model.get_dtype_inference(), self.patcher.load_device
         need = states.numel() * dtype.itemsize * _WORK + 8 * states.shape[0] * states.shape[1] ** 2 * 4
         comfy.model_management.load_models_gpu([self.patcher], memory_required=need)
         if bias is not None:
             bias = bias.to(device=device, dtype=dtype)
         with comfy.model_management.cuda_device_context(device):
-            pooled = self.network.txtfusion(
-                states.to(device=device, dtype=dtype), mask=None if bias is None else bias[:, None, None, :]
-            )
-        return pooled.to(comfy.model_management.intermediate_device())
+            return read(self.network.txtfusion, states.to(device=device, dtype=dtype), bias)

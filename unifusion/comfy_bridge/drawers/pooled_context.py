@@ -14,7 +14,7 @@ from comfy.patcher_extension import WrappersMP
 
 from . import token_features
 from .pooling_weights import ABOUT, check_same_weights
-from .token_bias import Watch, check_takes_weights, with_key_bias
+from .token_bias import Watch, check_takes_weights, with_token_weights
 
 WRAPPER = "unifusion_pooled_context"
 # A step exactly on the edge of two parts belongs to the later one; edges are moved by less than the distance of steps.
@@ -22,10 +22,10 @@ _BEFORE_EDGE = 1e-5
 
 
 class _Ready(NamedTuple):
-    """Context of one call: rows of tokens that count at this step, and the bias on their keys or None."""
+    """Context of one call: tokens that count at this step, and their weights ``(batch, tokens)`` or None if all are 1."""
 
     tokens: torch.Tensor
-    bias: torch.Tensor | None
+    weights: torch.Tensor | None
 
 
 def has_pooling(model) -> bool:
@@ -90,11 +90,11 @@ class WeighedContext:
         if not pooled or c_crossattn.shape[-1] != network.txtdim + token_features.FEATURES:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         carried = token_features.split(c_crossattn, network.txtdim)
-        tokens, bias = at_this_step(carried, t, base.model_sampling)
-        if bias is None:
+        tokens, weights = at_this_step(carried, t, base.model_sampling)
+        if weights is None:
             return executor(x, t, c_concat, tokens, control, options, **kwargs)
         check_takes_weights(network)  # a file saved by a newer ComfyUI may hold weights
-        options, carrier = with_key_bias(options, bias)
+        options, carrier = with_token_weights(options, weights)
         out = executor(x, t, c_concat, tokens, control, options, **kwargs)
         self.watch.look(carrier, len(network.blocks), network)
         return out
@@ -112,7 +112,6 @@ def at_this_step(carried: token_features.Carried, sigma: torch.Tensor, model_sam
         ValueError: if none counts.
     """
     tokens, weights = carried.tokens, carried.weights
-    bias = weights.log() if carried.weighted else None
     if carried.scheduled:
         active = _active(carried.spans, float(sigma.max()), model_sampling).to(tokens.device)
         if not active.any(dim=1).all():
@@ -121,13 +120,10 @@ def at_this_step(carried: token_features.Carried, sigma: torch.Tensor, model_sam
                 "Widen a start or an end."
             )
         if (active == active[:1]).all():  # every row drops the same tokens: they are as if they had never been there
-            tokens, bias = tokens[:, active[0]], None if bias is None else bias[:, active[0]]
+            tokens, weights = tokens[:, active[0]], weights[:, active[0]]
         else:
-            bias = torch.zeros_like(weights) if bias is None else bias
-            bias = bias.masked_fill(~active.to(bias.device), float("-inf"))
-    if bias is not None and not bias.count_nonzero():
-        bias = None
-    return _Ready(tokens, bias)
+            weights = weights.masked_fill(~active.to(weights.device), 0.0)
+    return _Ready(tokens, weights if (weights != 1).any() else None)
 
 
 def _active(spans: torch.Tensor, sigma: float, model_sampling) -> torch.Tensor:

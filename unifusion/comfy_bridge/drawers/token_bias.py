@@ -1,4 +1,4 @@
-"""Weights of tokens inside the drawing model: log(w) on the logits of a token's key, in every attention.
+"""Weights of tokens inside the drawing model: log|w| on the logits of a token's key, in every attention.
 
 The place is ``optimized_attention_override``, which ComfyUI asks in every attention of every model that hands its
 options on. Attention patches would be skipped by packs that replace a block's forward and forget ``block_index``.
@@ -16,7 +16,10 @@ import torch
 import torch.nn.functional as F
 from comfy.ldm.modules import attention as host_attention
 
+from .replaced import replaced_by
+
 OVERRIDE = "optimized_attention_override"
+_UNKNOWN = "another node replaced the attention without handing ComfyUI's options on"
 # Backends of ComfyUI that add a float mask to the logits. Others (flash, sage) drop it or give up with a warning a call.
 _TAKES_MASKS = {"attention_basic", "attention_sub_quad", "attention_split", "attention_pytorch", "attention_xformers"}
 
@@ -47,29 +50,37 @@ def check_takes_weights(network: torch.nn.Module) -> None:
         )
 
 
-class KeyBias:
-    """An attention override that adds a bias to the first keys of every attention, and counts where it did.
+class TokenWeights:
+    """An attention override that weighs the first keys of every attention, and counts where it did.
+
+    With p the attention over all keys, the logit of a token of weight w raised by log|w|:
+
+    * w > 0: ``sum p_k v_k``; 2 is the token twice, 1 is identity, 0 removes it.
+    * w < 0: its value is subtracted, ``sum_others p_k v_k - p_j v_j``. So for one token, with out(w) what the attention
+      gives and Z its normaliser, ``out(-w) = 2 (Z_others / Z) out(0) - out(w)``.
 
     Attributes:
-        applied: attentions that took the bias since the last :meth:`restart`.
-        bypassed: names of other overrides or backends that would have dropped it and were bypassed for weighted calls.
+        applied: attentions that were weighed.
+        bypassed: names of other overrides or backends that would have dropped the weights and were bypassed.
     """
 
-    def __init__(self, bias: torch.Tensor, earlier: Callable | None = None):
+    def __init__(self, weights: torch.Tensor, earlier: Callable | None = None):
         """
         Args:
-            bias: ``(batch, text tokens)`` float32, log(w); -inf removes a token.
+            weights: ``(batch, text tokens)`` float32.
             earlier: an override that was there before; it is asked first.
         """
-        self.bias, self.earlier = bias, earlier
+        self.bias = weights.abs().log()
+        self.signs = torch.where(weights < 0, -1.0, 1.0) if (weights < 0).any() else None
+        self.earlier = earlier
         self.applied = 0
         self.bypassed: set[str] = set()
 
-    def _mask(self, q: torch.Tensor, k: torch.Tensor, heads: int, skip_reshape: bool, mask):
-        keys = k.shape[-2]
-        if keys < self.bias.shape[1] or q.shape[0] % self.bias.shape[0]:
-            return None  # another attention of this model, not over the text
-        bias = F.pad(self.bias.to(device=q.device), (0, keys - self.bias.shape[1])).to(q.dtype)
+    def _is_over_text(self, q: torch.Tensor, k: torch.Tensor) -> bool:
+        return k.shape[-2] >= self.bias.shape[1] and q.shape[0] % self.bias.shape[0] == 0
+
+    def _mask(self, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        bias = F.pad(self.bias.to(device=q.device), (0, k.shape[-2] - self.bias.shape[1])).to(q.dtype)
         bias = bias.repeat(q.shape[0] // self.bias.shape[0], 1)[:, None, None, :]
         if mask is None:
             return bias
@@ -79,44 +90,52 @@ class KeyBias:
             mask = mask.unsqueeze(1 if mask.ndim == 3 else 0)
         return mask + bias
 
+    def _values(self, v: torch.Tensor) -> torch.Tensor:
+        if self.signs is None:
+            return v
+        signs = F.pad(self.signs.to(v), (0, v.shape[-2] - self.signs.shape[1]), value=1.0)
+        signs = signs.repeat(v.shape[0] // signs.shape[0], 1)[..., None]
+        return v * (signs if v.ndim == 3 else signs[:, None])
+
     def __call__(self, backend: Callable, q, k, v, heads, mask=None, **kwargs):
-        biased = self._mask(q, k, heads, kwargs.get("skip_reshape", False), mask)
-        if biased is None:
-            return self._next(backend)(q, k, v, heads, mask=mask, **kwargs)
+        if not self._is_over_text(q, k):  # another attention of this model
+            if self.earlier is None:
+                return backend(q, k, v, heads, mask=mask, **kwargs)
+            return self.earlier(backend, q, k, v, heads, mask=mask, **kwargs)
         reached = False
 
         def plain(q, k, v, heads, mask=None, **more):
             nonlocal reached
             reached = True
             more["_inside_attn_wrapper"] = True
-            able = backend if getattr(backend, "__name__", "") in _TAKES_MASKS else host_attention.attention_pytorch
+            name = getattr(backend, "__name__", type(backend).__name__)
+            able = backend if name in _TAKES_MASKS else host_attention.attention_pytorch
             if able is not backend:
-                self.bypassed.add(getattr(backend, "__name__", type(backend).__name__))
-            return able(q, k, v, heads, mask=self._mask(q, k, heads, more.get("skip_reshape", False), mask), **more)
+                self.bypassed.add(name)
+            return able(q, k, self._values(v), heads, mask=self._mask(q, k, mask), **more)
 
         out = None
         if self.earlier is not None:
             out = self.earlier(plain, q, k, v, heads, mask=mask, **kwargs)
-            if not reached:
+            if not reached:  # it computed by itself, without the weights
                 self.bypassed.add(getattr(self.earlier, "__name__", type(self.earlier).__name__))
-        if not reached:  # it computed by itself, without the weights
+        if not reached:
             out = plain(q, k, v, heads, mask=mask, **kwargs)
         self.applied += 1
         return out
 
-    def _next(self, backend: Callable) -> Callable:
-        if self.earlier is None:
-            return backend
-        return lambda *args, **kwargs: self.earlier(backend, *args, **kwargs)
 
+def with_token_weights(transformer_options: dict, weights: torch.Tensor) -> tuple[dict, TokenWeights]:
+    """A copy of ComfyUI's options in which the first keys of every attention are weighed.
 
-def with_key_bias(transformer_options: dict, bias: torch.Tensor) -> tuple[dict, KeyBias]:
-    """A copy of ComfyUI's options in which ``bias`` (batch, text tokens) is added to the logits of the text keys.
+    Args:
+        transformer_options: ComfyUI's.
+        weights: ``(batch, text tokens)`` float32.
 
     Returns:
-        (options, the bias, which counts)
+        (options, the carrier, which counts)
     """
-    carrier = KeyBias(bias, transformer_options.get(OVERRIDE))
+    carrier = TokenWeights(weights, transformer_options.get(OVERRIDE))
     return {**transformer_options, OVERRIDE: carrier}, carrier
 
 
@@ -126,12 +145,12 @@ class Watch:
     def __init__(self):
         self.said: set[str] = set()
 
-    def look(self, carrier: KeyBias, layers: int, network: torch.nn.Module) -> None:
+    def look(self, carrier: TokenWeights, layers: int, network: torch.nn.Module) -> None:
         if carrier.applied < layers:
             self.say(
                 f"UniFusion: the weights reached {carrier.applied} of {layers} attention layers of the drawing model, "
-                f"because {_who_replaced(network)}. Weighted words and strengths act too weakly or not at all; take that "
-                f"node or pack out, or set every weight to 1."
+                f"because {replaced_by(network) or _UNKNOWN}. Weighted words and strengths act too weakly or not at "
+                f"all; take that node or pack out, or set every weight to 1."
             )
         for name in sorted(carrier.bypassed):
             self.say(
@@ -143,16 +162,3 @@ class Watch:
         if sentence not in self.said:
             self.said.add(sentence)
             logging.warning(sentence)
-
-
-def _who_replaced(network: torch.nn.Module) -> str:
-    """Names what is not ComfyUI's own in the blocks."""
-    for module in (network, *network.blocks, *(getattr(block, "attn", block) for block in network.blocks)):
-        for name in ("_forward", "forward"):
-            function = vars(module).get(name) or vars(type(module)).get(name)
-            home = getattr(function, "__module__", None) or ""
-            if function is not None and not home.startswith(("comfy.", "torch.")):
-                return f"'{home}' replaced {type(module).__name__}.{name}"
-        if not type(module).__module__.startswith(("comfy.", "torch.")):
-            return f"'{type(module).__module__}' put its own {type(module).__name__} into the blocks"
-    return "another node replaced the attention without handing ComfyUI's options on"

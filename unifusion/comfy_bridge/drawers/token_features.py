@@ -58,7 +58,7 @@ def attach(tokens: torch.Tensor, weights: torch.Tensor, span: tuple[float, float
 
     Args:
         tokens: ``(B, T, W)``.
-        weights: ``(T,)``, above 0.
+        weights: ``(T,)``, not 0.
         span: part of the schedule in which all of them count.
 
     Returns:
@@ -95,7 +95,7 @@ def split(context: torch.Tensor, width: int) -> Carried:
         )
     always = (spans == 0).all(dim=-1, keepdim=True)
     spans = torch.where(always, spans.new_tensor([0.0, 1.0]), spans)
-    return Carried(context[..., :width], weights.clamp_min(0), spans)
+    return Carried(context[..., :width], weights, spans)
 
 
 def upgraded(tensor: torch.Tensor, width: int) -> torch.Tensor:
