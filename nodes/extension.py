@@ -9,6 +9,7 @@ from .load_conditioning import LoadConditioning
 from .load_model import LoadModel
 from .multi_reference_combine import MultiReferenceCombine
 from .reference import Reference
+from .region import Region
 from .save_conditioning import SaveConditioning
 from .verifi_rewrite import VerifiRewrite
 from .vlm_encode import VLMEncode
@@ -25,6 +26,7 @@ NODES: list[type[io.ComfyNode]] = [
     Inspect,
     SaveConditioning,
     LoadConditioning,
+    Region,
 ]
 
 

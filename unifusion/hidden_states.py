@@ -44,6 +44,8 @@ class HiddenStates(NamedTuple):
         prompt: what the creator asked for.
         text: what the model wrote (VERIFI), else ``""``.
         grids: for each image, the (rows, columns) of tokens of each of its views.
+        regions: ``(tokens,)`` int16, 0 = everywhere, k = where ``masks[k - 1]`` is; None if all count everywhere.
+        masks: ``(side, side)`` float32 each, how much its tokens count at a place of the picture.
     """
 
     states: torch.Tensor
@@ -56,6 +58,8 @@ class HiddenStates(NamedTuple):
     prompt: str = ""
     text: str = ""
     grids: tuple[tuple[tuple[int, int], ...], ...] = ()
+    regions: torch.Tensor | None = None
+    masks: tuple[torch.Tensor, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -124,6 +128,7 @@ def take(hidden: HiddenStates, keep: torch.Tensor) -> HiddenStates:
         roles=hidden.roles[index],
         weights=hidden.weights[index],
         spans=hidden.spans[index],
+        regions=None if hidden.regions is None else hidden.regions[index],
         pieces=tuple(hidden.pieces[i] for i in index.tolist()),
     )
 
@@ -166,12 +171,16 @@ def join(parts: Sequence[HiddenStates]) -> HiddenStates:
                     f"has {what} {a}, number {number} has {b}. Encode both with the same CLIP and "
                     f"profile."
                 )
-    roles, offset = [], 0
+    roles, regions, images, masks = [], [], 0, 0
     for part in parts:
         shifted = part.roles.clone()
-        shifted[shifted >= IMAGE] += offset
+        shifted[shifted >= IMAGE] += images
         roles.append(shifted)
-        offset += len(part.grids)
+        images += len(part.grids)
+        numbers = part.roles.new_zeros(part.tokens) if part.regions is None else part.regions.clone()
+        numbers[numbers > 0] += masks
+        regions.append(numbers)
+        masks += len(part.masks)
     return first._replace(
         states=torch.cat([p.states for p in parts], dim=1),
         roles=torch.cat(roles),
@@ -181,7 +190,35 @@ def join(parts: Sequence[HiddenStates]) -> HiddenStates:
         grids=sum((p.grids for p in parts), ()),
         prompt=" | ".join(p.prompt for p in parts if p.prompt),
         text=" | ".join(p.text for p in parts if p.text),
+        regions=torch.cat(regions) if masks else None,
+        masks=sum((p.masks for p in parts), ()),
     )
+
+
+def in_region(hidden: HiddenStates, mask: torch.Tensor) -> HiddenStates:
+    """All tokens count where the mask is; what already has a region keeps it, times the mask.
+
+    Args:
+        hidden: of one prompt.
+        mask: ``(side, side)``, 0 and more; 1 everywhere returns ``hidden`` itself.
+
+    Raises:
+        ValueError: if the mask is 0 everywhere, negative or no number.
+    """
+    mask = mask.float()
+    if not torch.isfinite(mask).all() or mask.min() < 0 or not mask.any():
+        raise ValueError(
+            "The mask of a region must hold numbers of 0 and more, and something above 0. Paint the place where the words "
+            "are to count, or take the Region node out."
+        )
+    if (mask == 1).all():
+        return hidden
+    regions = hidden.roles.new_zeros(hidden.tokens) if hidden.regions is None else hidden.regions.clone()
+    masks = tuple(known * mask for known in hidden.masks)
+    if (regions == 0).any():
+        regions[regions == 0] = len(masks) + 1
+        masks = (*masks, mask)
+    return hidden._replace(regions=regions, masks=masks)
 
 
 def with_weight(hidden: HiddenStates, mask: torch.Tensor, weight: float) -> HiddenStates:
@@ -200,6 +237,8 @@ def with_weight(hidden: HiddenStates, mask: torch.Tensor, weight: float) -> Hidd
 def to_tensors(hidden: HiddenStates) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors and string metadata for a safetensors file."""
     tensors = {name: getattr(hidden, name).contiguous().cpu() for name in ("states", "roles", "weights", "spans")}
+    if hidden.regions is not None:
+        tensors |= {"regions": hidden.regions.contiguous().cpu(), "masks": torch.stack(hidden.masks).contiguous().cpu()}
     about = {name: getattr(hidden, name) for name in ("pieces", "taps", "vlm", "prompt", "text", "grids")}
     return tensors, {"unifusion.kind": "hidden_states", "unifusion.about": json.dumps(about)}
 
@@ -252,4 +291,25 @@ def from_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> 
         prompt=prompt,
         text=text,
         grids=grids,
+        **_read_regions(tensors, tokens),
     )
+
+
+def _read_regions(tensors: dict[str, torch.Tensor], tokens: int) -> dict:
+    """Regions and masks of a file, or nothing.
+
+    Raises:
+        ValueError: if they do not belong together.
+    """
+    regions, masks = tensors.get("regions"), tensors.get("masks")
+    if regions is None and masks is None:
+        return {}
+    if regions is None or masks is None or masks.ndim != 3 or tuple(regions.shape) != (tokens,):
+        raise ValueError("Damaged hidden states: regions and masks do not belong together.")
+    whole = not regions.is_floating_point() and not regions.is_complex()
+    if not whole or regions.min() < 0 or regions.max() > len(masks):
+        raise ValueError(f"Damaged hidden states: regions must be whole numbers from 0 to {len(masks)}.")
+    masks = masks.float()
+    if not torch.isfinite(masks).all() or (masks < 0).any():
+        raise ValueError("Damaged hidden states: masks must hold numbers of 0 and more.")
+    return {"regions": regions.to(torch.int16), "masks": tuple(masks.unbind(0))}

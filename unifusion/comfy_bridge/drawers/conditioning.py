@@ -41,6 +41,14 @@ def schedule_pieces(hidden: HiddenStates) -> list[tuple[float, float, torch.Tens
     return pieces
 
 
+def groups(hidden: HiddenStates, keep: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
+    """Tokens that are pooled together: (region, ``(tokens,)`` bool); regions stay apart, as in the drawing model."""
+    if hidden.regions is None:
+        return [(0, keep)]
+    numbers = sorted(set(hidden.regions[keep].tolist()))
+    return [(number, keep & (hidden.regions == number)) for number in numbers]
+
+
 def to_conditioning(model: FusionModel, hidden: HiddenStates, which: str, gains: list[float], keep_rms: bool) -> list:
     """Pool hidden states to one entry, whatever its weights and schedule.
 
@@ -61,8 +69,11 @@ def to_conditioning(model: FusionModel, hidden: HiddenStates, which: str, gains:
                 f"No token of the {which} hidden states is left between {start:.0%} and {end:.0%} of the "
                 f"schedule: every weight is 0 or outside its range. Raise a weight or widen a range."
             )
-        part = hidden if keep.all() else take(hidden, keep)
-        parts.append(token_features.attach(model.pool(part, gains, keep_rms), part.weights, (start, end)))
+        for number, here in groups(hidden, keep):
+            part = hidden if here.all() else take(hidden, here)
+            mask = hidden.masks[number - 1] if number else None
+            pooled = model.pool(part, gains, keep_rms)
+            parts.append(token_features.attach(pooled, part.weights, span=(start, end), mask=mask))
     return [_entry(model, hidden, torch.cat(parts, dim=1))]
 
 
@@ -74,7 +85,10 @@ def pair_to_conditioning(
     Raises:
         ValueError: as :func:`to_conditioning`.
     """
-    plain = all((hidden.weights == 1).all() and len(schedule_pieces(hidden)) == 1 for hidden in (positive, negative))
+    plain = all(
+        (hidden.weights == 1).all() and hidden.regions is None and len(schedule_pieces(hidden)) == 1
+        for hidden in (positive, negative)
+    )
     if not plain or positive.tokens != negative.tokens:
         return (
             to_conditioning(model, positive, "positive", gains, keep_rms),

@@ -14,6 +14,7 @@ from comfy.patcher_extension import WrappersMP
 
 from . import token_features
 from .pooling_weights import ABOUT, check_same_weights
+from .regions import RegionBias
 from .token_bias import Watch, check_takes_weights, with_token_weights
 
 WRAPPER = "unifusion_pooled_context"
@@ -22,10 +23,12 @@ _BEFORE_EDGE = 1e-5
 
 
 class _Ready(NamedTuple):
-    """Context of one call: tokens that count at this step, and their weights ``(batch, tokens)`` or None if all are 1."""
+    """Context of one call: tokens that count at this step, their weights ``(batch, tokens)`` or None if all are 1, and
+    the numbers of their regions ``(batch, tokens)`` or None if all count everywhere."""
 
     tokens: torch.Tensor
     weights: torch.Tensor | None
+    regions: torch.Tensor | None = None
 
 
 def has_pooling(model) -> bool:
@@ -90,11 +93,15 @@ class WeighedContext:
         if not pooled or c_crossattn.shape[-1] != network.txtdim + token_features.FEATURES:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         carried = token_features.split(c_crossattn, network.txtdim)
-        tokens, weights = at_this_step(carried, t, base.model_sampling)
-        if weights is None:
+        tokens, weights, regions = at_this_step(carried, t, base.model_sampling)
+        if weights is None and regions is None:
             return executor(x, t, c_concat, tokens, control, options, **kwargs)
         check_takes_weights(network)  # a file saved by a newer ComfyUI may hold weights
-        options, carrier = with_token_weights(options, weights)
+        places = None
+        if regions is not None:
+            places = RegionBias(regions, carried.masks, tuple(-(-side // network.patch) for side in x.shape[-2:]))
+        weights = tokens.new_ones(tokens.shape[:2], dtype=torch.float32) if weights is None else weights
+        options, carrier = with_token_weights(options, weights, places)
         out = executor(x, t, c_concat, tokens, control, options, **kwargs)
         self.watch.look(carrier, len(network.blocks), network)
         return out
@@ -111,19 +118,19 @@ def at_this_step(carried: token_features.Carried, sigma: torch.Tensor, model_sam
     Raises:
         ValueError: if none counts.
     """
-    tokens, weights = carried.tokens, carried.weights
-    if carried.scheduled:
-        active = _active(carried.spans, float(sigma.max()), model_sampling).to(tokens.device)
+    tokens, weights, regions = carried.tokens, carried.weights, carried.regions
+    if carried.scheduled or carried.is_mask.any():
+        active = _active(carried.spans, float(sigma.max()), model_sampling).to(tokens.device) & ~carried.is_mask
         if not active.any(dim=1).all():
             raise ValueError(
                 "No token of the conditioning counts at this step: the references' parts of the schedule leave a gap. "
                 "Widen a start or an end."
             )
         if (active == active[:1]).all():  # every row drops the same tokens: they are as if they had never been there
-            tokens, weights = tokens[:, active[0]], weights[:, active[0]]
+            tokens, weights, regions = tokens[:, active[0]], weights[:, active[0]], regions[:, active[0]]
         else:
             weights = weights.masked_fill(~active.to(weights.device), 0.0)
-    return _Ready(tokens, weights if (weights != 1).any() else None)
+    return _Ready(tokens, weights if (weights != 1).any() else None, regions if regions.any() else None)
 
 
 def _active(spans: torch.Tensor, sigma: float, model_sampling) -> torch.Tensor:

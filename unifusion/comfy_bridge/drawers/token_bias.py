@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from comfy.ldm.modules import attention as host_attention
 
+from .regions import RegionBias
 from .replaced import replaced_by
 
 OVERRIDE = "optimized_attention_override"
@@ -64,15 +65,16 @@ class TokenWeights:
         bypassed: names of other overrides or backends that would have dropped the weights and were bypassed.
     """
 
-    def __init__(self, weights: torch.Tensor, earlier: Callable | None = None):
+    def __init__(self, weights: torch.Tensor, earlier: Callable | None = None, regions: RegionBias | None = None):
         """
         Args:
             weights: ``(batch, text tokens)`` float32.
+            regions: where tokens count, if not everywhere.
             earlier: an override that was there before; it is asked first.
         """
         self.bias = weights.abs().log()
         self.signs = torch.where(weights < 0, -1.0, 1.0) if (weights < 0).any() else None
-        self.earlier = earlier
+        self.earlier, self.regions = earlier, regions
         self.applied = 0
         self.bypassed: set[str] = set()
 
@@ -81,7 +83,11 @@ class TokenWeights:
 
     def _mask(self, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         bias = F.pad(self.bias.to(device=q.device), (0, k.shape[-2] - self.bias.shape[1])).to(q.dtype)
-        bias = bias.repeat(q.shape[0] // self.bias.shape[0], 1)[:, None, None, :]
+        repeats = q.shape[0] // self.bias.shape[0]
+        bias = bias.repeat(repeats, 1)[:, None, None, :]
+        if self.regions is not None:
+            places = self.regions.matrix(q.shape[-2], q).repeat(repeats, 1, 1, 1)
+            bias = bias + F.pad(places, (0, k.shape[-2] - places.shape[-1]))
         if mask is None:
             return bias
         if mask.dtype == torch.bool:
@@ -125,17 +131,20 @@ class TokenWeights:
         return out
 
 
-def with_token_weights(transformer_options: dict, weights: torch.Tensor) -> tuple[dict, TokenWeights]:
+def with_token_weights(
+    transformer_options: dict, weights: torch.Tensor, regions: RegionBias | None = None
+) -> tuple[dict, TokenWeights]:
     """A copy of ComfyUI's options in which the first keys of every attention are weighed.
 
     Args:
         transformer_options: ComfyUI's.
         weights: ``(batch, text tokens)`` float32.
+        regions: where tokens count, if not everywhere.
 
     Returns:
         (options, the carrier, which counts)
     """
-    carrier = TokenWeights(weights, transformer_options.get(OVERRIDE))
+    carrier = TokenWeights(weights, transformer_options.get(OVERRIDE), regions)
     return {**transformer_options, OVERRIDE: carrier}, carrier
 
 
