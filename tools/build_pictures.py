@@ -22,6 +22,7 @@ from PIL import Image
 HELP = PACK / "web" / "docs" / "pictures"
 TOUR = PACK / "docs" / "pictures"
 MARGIN = 24
+IN_NO_TEMPLATE = ("UniFusionGuider", "UniFusionRegion")
 
 
 def slug(graph: Graph) -> str:
@@ -106,10 +107,14 @@ def main() -> None:
                             )
                             shot(page, tuple(box), 1.0).save(HELP / f"{node.type}.png", optimize=True)
                     print(graph.name, flush=True)
-                page.evaluate("""() => { app.graph.clear(); const node = LiteGraph.createNode('UniFusionGuider');
-                    app.graph.add(node); node.pos = [0, 0]; node.setSize([320, node.size[1]]) }""")
-                box = page.evaluate("() => [0, -30, app.graph.nodes[0].size[0], app.graph.nodes[0].size[1] + 30]")
-                shot(page, tuple(box), 1.0).save(HELP / "UniFusionGuider.png", optimize=True)
+                for kind in IN_NO_TEMPLATE:
+                    page.evaluate(
+                        """(kind) => { app.graph.clear(); const node = LiteGraph.createNode(kind);
+                        app.graph.add(node); node.pos = [0, 0]; node.setSize([320, node.size[1]]) }""",
+                        kind,
+                    )
+                    box = page.evaluate("() => [0, -30, app.graph.nodes[0].size[0], app.graph.nodes[0].size[1] + 30]")
+                    shot(page, tuple(box), 1.0).save(HELP / f"{kind}.png", optimize=True)
         finally:
             server.stop()
 
