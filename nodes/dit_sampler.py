@@ -3,6 +3,7 @@ from comfy_api.latest import io
 
 from ..unifusion.comfy_bridge.actions import draw
 from ..unifusion.profiles import SAMPLER_PRESETS
+from .checked import Node
 from .sockets import CATEGORY
 
 SHIFTS = ["as the model", "fixed", "by resolution"]
@@ -42,7 +43,7 @@ def custom_inputs():
     ]
 
 
-class DiTSampler(io.ComfyNode):
+class DiTSampler(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -1,10 +1,11 @@
 from comfy_api.latest import io
 
 from ..unifusion.comfy_bridge.actions import draw
+from .checked import Node
 from .sockets import CATEGORY
 
 
-class Guider(io.ComfyNode):
+class Guider(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -1,10 +1,11 @@
 from comfy_api.latest import io, ui
 
 from ..unifusion.comfy_bridge.actions import look_inside
+from .checked import Node
 from .sockets import CATEGORY, HiddenStatesSocket, ReferencesSocket
 
 
-class Inspect(io.ComfyNode):
+class Inspect(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

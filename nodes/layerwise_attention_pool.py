@@ -2,10 +2,11 @@ from comfy_api.latest import io, ui
 
 from ..unifusion.comfy_bridge.actions import pool
 from ..unifusion.layer_gains import CUSTOM, PRESETS
+from .checked import Node
 from .sockets import CATEGORY, HiddenStatesSocket
 
 
-class LayerwiseAttentionPool(io.ComfyNode):
+class LayerwiseAttentionPool(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

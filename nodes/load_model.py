@@ -1,10 +1,11 @@
 from comfy_api.latest import io
 
 from ..unifusion.comfy_bridge.actions import model_folders
+from .checked import Node
 from .sockets import CATEGORY
 
 
-class LoadModel(io.ComfyNode):
+class LoadModel(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -2,10 +2,11 @@ from comfy_api.latest import io, ui
 
 from ..unifusion import contact_sheet
 from ..unifusion.references import DETAILS, LABEL_STYLES, combine, combined_lines, from_images
+from .checked import Node
 from .sockets import CATEGORY, ReferencesSocket
 
 
-class MultiReferenceCombine(io.ComfyNode):
+class MultiReferenceCombine(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -1,10 +1,11 @@
 from comfy_api.latest import io
 
 from ..unifusion.references import AS_COMBINE, DETAILS, from_batch
+from .checked import Node
 from .sockets import CATEGORY, ReferencesSocket
 
 
-class Reference(io.ComfyNode):
+class Reference(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -1,10 +1,11 @@
 from comfy_api.latest import io, ui
 
 from ..unifusion.comfy_bridge.actions import region
+from .checked import Node
 from .sockets import CATEGORY, HiddenStatesSocket
 
 
-class Region(io.ComfyNode):
+class Region(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -4,6 +4,7 @@ from ..unifusion.comfy_bridge.actions import rewrite
 from ..unifusion.profiles import PROFILES
 from ..unifusion.selection import REWRITE_SELECTIONS
 from ..unifusion.system_prompts import AS_PROFILE, CUSTOM, SYSTEM_PROMPTS
+from .checked import Node
 from .sockets import CATEGORY, HiddenStatesSocket, picture_inputs
 
 
@@ -40,7 +41,7 @@ def sampling_inputs():
     ]
 
 
-class VerifiRewrite(io.ComfyNode):
+class VerifiRewrite(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -3,10 +3,11 @@ from comfy_api.latest import io, ui
 from ..unifusion.comfy_bridge.actions import encode
 from ..unifusion.profiles import PROFILES
 from ..unifusion.selection import SELECTIONS
+from .checked import Node
 from .sockets import CATEGORY, HiddenStatesSocket, picture_inputs
 
 
-class VLMEncode(io.ComfyNode):
+class VLMEncode(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

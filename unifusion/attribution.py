@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 
 from .hidden_states import IMAGE, HiddenStates, image_role, role_name
+from .quoting import quoted
 
 
 class View(NamedTuple):
@@ -183,7 +184,7 @@ def find_words(hidden: HiddenStates, wanted: str) -> list[Word]:
         ]
         if not spans:
             there = ", ".join(dict.fromkeys(known.text for known in words_of(hidden))) or "none"
-            raise ValueError(f"The word '{word}' is not among the tokens used; their words are: {there[:300]}.")
+            raise ValueError(f"The word {quoted(word)} is not among the tokens used; their words are: {there[:300]}.")
         found.append(Word(word, tuple(sorted({owner[i] for start, end in spans for i in range(start, end)}))))
     return found
 
@@ -218,7 +219,7 @@ def parse_silence(text: str, taps: Sequence[int]) -> list[int]:
         layers = sorted({int(part) for part in text.replace(";", ",").split(",") if part.strip()})
     except ValueError:
         raise ValueError(
-            f"Silenced layers must be numbers separated by commas such as '{taps[0]}, {taps[-1]}', found '{text}'."
+            f"Silenced layers must be numbers separated by commas such as '{taps[0]}, {taps[-1]}', found {quoted(text)}."
         ) from None
     foreign = [layer for layer in layers if layer not in taps]
     if foreign:

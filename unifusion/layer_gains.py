@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from .quoting import quoted
+
 OFF = "off"
 CUSTOM = "custom"
 LARGEST = 1000.0  # far beyond use; keeps the scaled states finite in float32
@@ -32,7 +34,7 @@ def parse_gains(text: str, taps: tuple[int, ...]) -> list[float]:
     plain = parts and all("=" not in part for part in parts)
     if plain and len(parts) != len(taps):
         raise ValueError(
-            f"{len(parts)} layer gains were given ('{text}'), but the encoder has {len(taps)} taps; write "
+            f"{len(parts)} layer gains were given ({quoted(text)}), but the encoder has {len(taps)} taps; write "
             f"one number per tap, or single taps as in '11=1.45'."
         )
     try:
@@ -42,11 +44,11 @@ def parse_gains(text: str, taps: tuple[int, ...]) -> list[float]:
             changes = {int(number): float(gain) for number, gain in (part.split("=") for part in parts)}
     except ValueError:
         raise ValueError(
-            f"Layer gains must look like '11=1.45, 5=0.9' or be one number per tap, found '{text}'."
+            f"Layer gains must look like '11=1.45, 5=0.9' or be one number per tap, found {quoted(text)}."
         ) from None
     gains = with_gains(gains, changes)
     if not all(abs(gain) <= LARGEST for gain in gains):
-        raise ValueError(f"Layer gains must be numbers from -{LARGEST:g} to {LARGEST:g}, found '{text}'.")
+        raise ValueError(f"Layer gains must be numbers from -{LARGEST:g} to {LARGEST:g}, found {quoted(text)}.")
     return gains
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .quoting import quoted
 from .system_prompts import MINIATURE_SYSTEM
 
 KREA2_SYSTEM = (
@@ -111,11 +112,11 @@ def parse_taps(text: str, layers: int) -> tuple[int, ...]:
     try:
         taps = tuple(int(part) for part in text.replace(";", ",").split(",") if part.strip())
     except ValueError:
-        raise ValueError(f"Taps must be layer numbers separated by commas such as '2, 5, 8', found '{text}'.") from None
+        raise ValueError(f"Taps must be layer numbers separated by commas such as '2, 5, 8', found {quoted(text)}.") from None
     if not taps or list(taps) != sorted(set(taps)) or taps[0] < 0 or taps[-1] >= layers:
         raise ValueError(
             f"Taps must be rising layer numbers from 0 to {layers - 1} (this text encoder has {layers} "
-            f"layers), found '{text}'."
+            f"layers), found {quoted(text)}."
         )
     return taps
 

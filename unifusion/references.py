@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from .profiles import PROFILES
+from .quoting import quoted
 
 TOKEN = 32  # pixels along one side of a token
 LEAST_TOKENS = 4  # of a view; Qwen's preprocessing enlarges anything below 56 x 56 pixels to this
@@ -188,7 +189,7 @@ def _checked_label(label: str) -> str:
     label = label.strip().rstrip(":").rstrip()
     if "<" in label or ">" in label or "\n" in label:
         raise ValueError(
-            f"A label must be plain words on one line such as 'the dog', without < and >; found '{label}'."
+            f"A label must be plain words on one line such as 'the dog', without < and >; found {quoted(label)}."
         )
     return label
 
@@ -225,7 +226,7 @@ def combine(
         return [reference._replace(label="") for reference in set_up]
     if labels != OWN_LABELS:
         if labels not in LABEL_STYLES:
-            raise ValueError(f"There is no label style '{labels}'; use one of: {', '.join(LABEL_STYLES)}.")
+            raise ValueError(f"There is no label style {quoted(labels)}; use one of: {', '.join(LABEL_STYLES)}.")
         word = labels.split()[0]
         set_up = [
             reference._replace(label=reference.label or f"{word} {number}")

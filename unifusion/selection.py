@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .hidden_states import GENERATED, IMAGE, INSTRUCTION, SYSTEM
+from .quoting import quoted
 
 # What of a sequence conditions the picture. Keys are shown to creators and stored in graphs.
 SELECTIONS = (
@@ -51,7 +52,7 @@ def selection_mask(roles: torch.Tensor, selection: str, opener: int | None = Non
     elif selection == "everything":
         return torch.ones_like(roles, dtype=torch.bool)
     else:
-        raise ValueError(f"Unknown token selection '{selection}'; use one of: {', '.join(SELECTIONS)}.")
+        raise ValueError(f"Unknown token selection {quoted(selection)}; use one of: {', '.join(SELECTIONS)}.")
     if opener is not None and not text.any():
         mask = mask.clone()
         mask[opener:] = True

@@ -6,6 +6,8 @@ is written, and with it the picture. These wordings are this repository's own.
 
 from __future__ import annotations
 
+from .quoting import quoted
+
 AS_PROFILE = "as the profile"
 CUSTOM = "custom"
 
@@ -90,6 +92,6 @@ def system_prompt_for(default: str, choice: str, custom: str) -> str:
     key = default if choice == AS_PROFILE else choice
     if key not in SYSTEM_PROMPTS:
         raise ValueError(
-            f"There is no system prompt '{choice}'; choose one of: {AS_PROFILE}, {', '.join(SYSTEM_PROMPTS)}, {CUSTOM}."
+            f"There is no system prompt {quoted(choice)}; choose one of: {AS_PROFILE}, {', '.join(SYSTEM_PROMPTS)}, {CUSTOM}."
         )
     return SYSTEM_PROMPTS[key]

@@ -7,6 +7,7 @@ import math
 import torch
 
 from ...profiles import SAMPLER_PRESETS, SamplerPreset
+from ...quoting import quoted
 from ..drawers.conditioning import MISSING_NEGATIVE
 from ..drawers.flow_sampling import UniFusionGuider, sample, shifted
 from ..drawers.pooled_context import accepting_pooled
@@ -23,7 +24,7 @@ def settings(preset: dict) -> SamplerPreset:
     if key in SAMPLER_PRESETS:
         return SAMPLER_PRESETS[key]
     if key != "custom":
-        raise ValueError(f"There is no sampler preset '{key}'; choose one of: {', '.join(SAMPLER_PRESETS)}, custom.")
+        raise ValueError(f"There is no sampler preset {quoted(key)}; choose one of: {', '.join(SAMPLER_PRESETS)}, custom.")
     return SamplerPreset(
         "custom", preset["steps"], preset["cfg"], preset["sampler"], preset["scheduler"], preset["shift"], preset["mu"]
     )

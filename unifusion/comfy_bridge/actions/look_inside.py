@@ -10,6 +10,7 @@ import torch
 from ... import attribution_pages
 from ...attribution import Word, find_words, look, parse_silence, relative_change, table, word_attention, words_of
 from ...hidden_states import HiddenStates, drop_taps
+from ...quoting import quoted
 from ...references import Reference, from_images
 from ..drawers.fusion_model import FusionModel
 
@@ -72,7 +73,7 @@ def _heat(pooling, hidden: HiddenStates, seen, heat_map: str, bias) -> tuple[tor
     if asked and not asked.isdigit():
         found = find_words(hidden, asked)
         tokens = sorted({token for word in found for token in word.tokens})
-        return word_attention(pooling, seen.summed, tokens, bias), f"Attention of '{asked}' in the refiner"
+        return word_attention(pooling, seen.summed, tokens, bias), f"Attention of {quoted(asked)} in the refiner"
     if asked and int(asked) not in hidden.taps:
         raise ValueError(
             f"Layer {asked} is not tapped, so it has no heat map; the tapped layers are "

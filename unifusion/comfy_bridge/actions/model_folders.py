@@ -9,6 +9,7 @@ import comfy.sd
 import folder_paths
 
 from ...miniature import MINIATURE, read_config
+from ...quoting import quoted
 from ..encoders.miniature_clip import load_clip
 from ..read_files import check_files, read_safetensors
 
@@ -52,7 +53,7 @@ def load(name: str):
     folder = MINIATURE if name == BUNDLED else _folders().get(name)
     if folder is None:
         raise ValueError(
-            f"There is no UniFusion model '{name}' under models/{KIND}; choose one of: {', '.join(listing())}."
+            f"There is no UniFusion model {quoted(name)} under models/{KIND}; choose one of: {', '.join(listing())}."
         )
     return load_folder(folder)
 

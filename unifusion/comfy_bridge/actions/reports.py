@@ -9,6 +9,7 @@ import torch
 from ...hidden_states import IMAGE, INSTRUCTION, HiddenStates
 from ...miniature import unknown_words
 from ...profiles import Profile
+from ...quoting import quoted
 from ...references import PreparedReference, prepared_lines, unknown_labels
 from ..encoders.text_encoder import VLM
 
@@ -20,7 +21,7 @@ def picture_lines(prompt: str, pictures: Sequence[PreparedReference]) -> list[st
         labels = ", ".join(f"'{picture.label}'" for picture in pictures if picture.label)
         carried = f"the pictures are labelled {labels}" if labels else "no picture carries a label"
         lines.append(
-            f"Warning: the prompt names '{label}', but {carried}. Set labels in Multi-Reference Combine, "
+            f"Warning: the prompt names {quoted(label)}, but {carried}. Set labels in Multi-Reference Combine, "
             f"or name the picture otherwise."
         )
     return lines

@@ -11,6 +11,7 @@ from ...hidden_states import GENERATED, IMAGE, HiddenStates, make_hidden_states,
 from ...messages import Segment, chat, remove_control_tokens, token_bytes
 from ...profiles import Profile, parse_taps, taps_for
 from ...prompt_weights import plain_text
+from ...quoting import quoted
 from ...references import TOKEN, PreparedReference, Reference
 from ...selection import ENCODE_AGAIN, REWRITE_SELECTIONS, selection_mask
 from ...system_prompts import AS_PROFILE, CUSTOM, system_prompt_for
@@ -151,7 +152,7 @@ def _settings(sampling: dict, seed: int, min_length: int, max_length: int) -> De
     """Decoding settings from the node's widgets."""
     mode = sampling.get("sampling")
     if mode not in ("greedy", "sample"):
-        raise ValueError(f"There is no sampling '{mode}'; choose 'greedy' or 'sample'.")
+        raise ValueError(f"There is no sampling {quoted(mode)}; choose 'greedy' or 'sample'.")
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     drawn = {name: sampling[name] for name in names} if mode == "sample" else {}
     return Decoding(sample=mode == "sample", seed=seed, min_length=min_length, max_length=max_length, **drawn)
@@ -189,7 +190,7 @@ def run(
     layers = parse_taps(taps, vlm.layers) if taps.strip() else taps_for(known, vlm.layers)
     chosen = known.rewrite_selection if selection == AS_PROFILE else selection
     if chosen not in REWRITE_SELECTIONS:
-        raise ValueError(f"Unknown token selection '{chosen}'; use one of: {', '.join(REWRITE_SELECTIONS)}.")
+        raise ValueError(f"Unknown token selection {quoted(chosen)}; use one of: {', '.join(REWRITE_SELECTIONS)}.")
     precision = precision_for(vlm, precision)
     system, removed = remove_control_tokens(
         system_prompt_for(known.rewrite_system, system_prompt, custom_system_prompt), vlm.tokenizer

@@ -1,0 +1,24 @@
+"""A creator's text inside a sentence: one line, printable, short.
+
+ComfyUI's log is strict UTF-8: half an emoji (a lone surrogate, which JSON can carry) in an exception's text stops its
+prompt worker until it is restarted.
+"""
+
+from __future__ import annotations
+
+LONGEST = 60  # characters of a quotation
+
+
+def printable(text: object) -> str:
+    """The text with everything escaped that is no printable character of one line; halves of characters become U+FFFD."""
+    whole = str(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole)
+
+
+def quoted(text: object, limit: int = LONGEST) -> str:
+    """``'text'`` for a sentence: printable, and cut in its middle when it is longer than ``limit`` characters."""
+    text = str(text)
+    if len(text) > limit:
+        half = (limit - 1) // 2
+        text = f"{text[:half]}…{text[len(text) - half :]}"
+    return f"'{printable(text)}'"
