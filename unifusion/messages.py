@@ -11,6 +11,7 @@ from typing import NamedTuple
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from .hidden_states import GENERATED, INSTRUCTION, SYSTEM, TEMPLATE, image_role
+from .limits import check_length
 
 VISION_BLOCK = "<|vision_start|>{}<|vision_end|>"
 IMAGE_PAD = "<|image_pad|>"
@@ -88,27 +89,36 @@ def chat_text(system: str, instruction: str, answer: str = "") -> str:
     return "".join(segment.text for segment in chat(system, instruction, answer=answer))
 
 
-def _control_pattern(tokenizer) -> str:
-    control = sorted(set(tokenizer.get_added_vocab()) | set(tokenizer.all_special_tokens), key=len, reverse=True)
-    return "|".join(re.escape(token) for token in control)
+def _control_tokens(tokenizer) -> list[str]:
+    """Longest first; an empty one, which a damaged folder may name, is none."""
+    named = set(tokenizer.get_added_vocab()) | set(tokenizer.all_special_tokens)
+    return sorted((token for token in named if token), key=len, reverse=True)
 
 
 def remove_control_tokens(text: str, tokenizer) -> tuple[str, list[str]]:
     """Cut the tokenizer's control tokens out of a creator's text.
 
     ``<|im_end|>`` in a prompt would end the turn, ``<|endoftext|>`` would mask everything behind it. Half an emoji,
-    which JSON can carry and no tokenizer takes, becomes the replacement character.
+    which JSON can carry and no tokenizer takes, becomes the replacement character. Removing one may join the halves of
+    another, which goes too: the text is read once, and each removal is looked at from its left.
 
     Returns:
         (clean text, tokens found)
     """
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    pattern = _control_pattern(tokenizer)
+    text = check_length(text, "text").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    by_last: dict[str, list[str]] = {}
+    for token in _control_tokens(tokenizer):
+        by_last.setdefault(token[-1], []).append(token)
+    kept: list[str] = []
     found: list[str] = []
-    while pattern and (hits := re.findall(pattern, text)):  # again: removing one may join the halves of another
-        found += hits
-        text = re.sub(pattern, "", text)
-    return text, found
+    for character in text:
+        kept.append(character)
+        for token in by_last.get(character, ()):
+            if len(kept) >= len(token) and "".join(kept[-len(token) :]) == token:
+                del kept[-len(token) :]
+                found.append(token)
+                break
+    return "".join(kept), found
 
 
 @lru_cache(maxsize=1)
@@ -126,6 +136,41 @@ def token_bytes(tokenizer, ids: Sequence[int]) -> list[bytes]:
     ]
 
 
+def _composes_with_nothing_before(character: str) -> bool:
+    """Characters in front of which composition (NFC) never reaches: ASCII, kana and ideographs."""
+    return character < "\x80" or "\u3040" <= character <= "\u3096" or "\u30a1" <= character <= "\u9fff"
+
+
+def _normalised(texts: Sequence[str], control: Sequence[str]) -> tuple[str, list[int]]:
+    """The texts as one, composed (NFC) as Qwen's tokenizer does it, never across a control token.
+
+    An accent may join the last letter of the text before, so a border is found by composing what lies in front of it;
+    only the part behind the last character that composes with nothing before it has to be looked at again.
+
+    Returns:
+        (text, UTF-8 length up to the end of each of the texts)
+    """
+    pattern = re.compile(f"({'|'.join(map(re.escape, control))})") if control else None
+
+    def normal(text: str) -> str:
+        parts = pattern.split(text) if pattern else [text]
+        return "".join(unicodedata.normalize("NFC", part) for part in parts)
+
+    done, tail, settled, ends = [], "", 0, []
+    for text in texts:
+        tail += text
+        cut = next((i for i in range(len(tail) - 1, 0, -1) if _composes_with_nothing_before(tail[i])), 0)
+        for token in pattern.finditer(tail) if pattern else ():
+            if token.start() < cut < token.end():  # never cut a control token in two
+                cut = token.start()
+        ready = normal(tail[:cut])
+        done.append(ready)
+        settled, tail = settled + len(ready.encode()), tail[cut:]
+        ends.append(settled + len(normal(tail).encode()))
+    done.append(normal(tail))
+    return "".join(done), ends
+
+
 def tokenize(segments: Sequence[Segment], tokenizer) -> Tokens:
     """Tokenise a chat as one string, as ComfyUI does, and give every token the role of the segment it ends in.
 
@@ -135,17 +180,8 @@ def tokenize(segments: Sequence[Segment], tokenizer) -> Tokens:
         segments: from :func:`chat`.
         tokenizer: a byte-level BPE tokenizer of transformers.
     """
-    control = re.compile(f"({_control_pattern(tokenizer)})")
-
-    def normal(text: str) -> str:
-        """As Qwen's tokenizer does: composed characters (NFC), never across a control token."""
-        return "".join(unicodedata.normalize("NFC", part) for part in control.split(text))
-
-    text, ends = "", []
-    for segment in segments:  # from the start each time: an accent may join the last letter of the segment before
-        text += segment.text
-        ends.append(len(normal(text).encode()))
-    ids = list(tokenizer(normal(text))["input_ids"])
+    text, ends = _normalised([segment.text for segment in segments], _control_tokens(tokenizer))
+    ids = list(tokenizer(text)["input_ids"])
     raw = token_bytes(tokenizer, ids)
     if sum(map(len, raw)) != ends[-1]:
         raise ValueError(

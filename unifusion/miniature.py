@@ -33,6 +33,7 @@ class VLMConfig:
     rope_theta: float = 10000.0
     rope_dims: tuple[int, int, int] = (12, 10, 10)
     rms_norm_eps: float = 1e-6
+    max_position_embeddings: int = 4096
     vision_hidden_size: int = 128
     vision_intermediate_size: int = 384
     vision_depth: int = 4

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from .limits import LONGEST_LABEL
 from .profiles import PROFILES
 from .quoting import quoted
 
@@ -187,9 +188,14 @@ def from_images(images: dict[str, torch.Tensor | None]) -> list[Reference]:
 def _checked_label(label: str) -> str:
     """A label is words in front of a picture; control tokens in it would break the chat."""
     label = label.strip().rstrip(":").rstrip()
-    if "<" in label or ">" in label or "\n" in label:
+    if "<" in label or ">" in label or not label.isprintable():
         raise ValueError(
             f"A label must be plain words on one line such as 'the dog', without < and >; found {quoted(label)}."
+        )
+    if len(label) > LONGEST_LABEL:
+        raise ValueError(
+            f"A label must be a short name of at most {LONGEST_LABEL} characters such as 'the dog'; {quoted(label)} has "
+            f"{len(label)}."
         )
     return label
 
@@ -235,7 +241,7 @@ def combine(
     named = [reference.label.lower() for reference in set_up if reference.label]
     if twice := sorted({label for label in named if named.count(label) > 1}):
         raise ValueError(
-            f"Two references have the label '{twice[0]}', so the prompt cannot tell them apart. Give each "
+            f"Two references have the label {quoted(twice[0])}, so the prompt cannot tell them apart. Give each "
             f"its own label."
         )
     return set_up

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ...hidden_states import GENERATED, IMAGE, HiddenStates, make_hidden_states, take
+from ...limits import check_tokens
 from ...messages import Segment, chat, remove_control_tokens, token_bytes
 from ...profiles import Profile, parse_taps, taps_for
 from ...prompt_weights import plain_text
@@ -92,6 +93,7 @@ def write(
     """
     tokens = vlm.tokenize(request.segments([(prefill, 1.0)] if prefill else ()))
     read = len(tokens.ids) + sum(view.shape[1] * view.shape[2] // TOKEN**2 for views in request.views for view in views)
+    check_tokens(read, vlm.decoder.config.max_position_embeddings, vlm.name)
     vlm.load(read + settings.max_length, len(taps), precision)
     embedded = vlm.embed(tokens, request.views)
     around = _tokens_around(vlm, profile, request) if selection == ENCODE_AGAIN else 0

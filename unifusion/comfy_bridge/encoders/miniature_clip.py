@@ -38,6 +38,7 @@ def _decoder_config(config: VLMConfig, stop_tokens: list[int]) -> llama.Qwen3VL_
         num_key_value_heads=config.num_key_value_heads,
         rms_norm_eps=config.rms_norm_eps,
         rope_theta=config.rope_theta,
+        max_position_embeddings=config.max_position_embeddings,
     )
     out.head_dim = config.head_dim  # these three are class attributes there, not fields
     out.rope_dims = list(config.rope_dims)

@@ -10,6 +10,7 @@ import comfy.model_management
 import torch
 
 from ...hidden_states import HiddenStates, make_hidden_states
+from ...limits import check_tokens
 from ...messages import IMAGE_PAD, Segment, Tokens, tokenize
 from ...profiles import PROFILES, Profile
 from ...references import TOKEN
@@ -238,6 +239,7 @@ def encode(
     """
     tokens = vlm.tokenize(segments)
     seen = sum(view.shape[1] * view.shape[2] // TOKEN**2 for views in pictures for view in views)
+    check_tokens(len(tokens.ids) + seen, vlm.decoder.config.max_position_embeddings, vlm.name)
     vlm.load(len(tokens.ids) + seen, len(taps), precision)
     embedded = vlm.embed(tokens, pictures)
     states = vlm.states(embedded, taps, precision)
