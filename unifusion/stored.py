@@ -431,7 +431,7 @@ def write(path: Path, encoded: Encoded) -> None:
             os.replace(unfinished, path)
     except OSError as error:
         raise ValueError(
-            f"'{shown(path.name)}' could not be saved: {error.strerror}. Free some space or choose another folder."
+            f"'{shown(path.name)}' could not be saved: {error.strerror}. Free some space or choose another name or folder."
         ) from None
     finally:
         if unfinished is not None:
