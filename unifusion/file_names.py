@@ -26,7 +26,8 @@ def whole_letters(text: str) -> str:
 def shown(text: object) -> str:
     """A creator's text as one short line that every log can print, for a sentence that quotes it."""
     line = "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in whole_letters(str(text))
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}"
+        for letter in whole_letters(str(text)[: 2 * _SHOWN])
     )
     return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
 

@@ -42,19 +42,26 @@ BRANCHES = ("positive", "negative")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _WHOLE = (torch.int16, torch.int32, torch.int64, torch.int8, torch.uint8)
 _DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.complex64: "C64",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
+    getattr(torch, name): code
+    for name, code in {
+        "float64": "F64",
+        "float32": "F32",
+        "float16": "F16",
+        "bfloat16": "BF16",
+        "float8_e4m3fn": "F8_E4M3",
+        "float8_e5m2": "F8_E5M2",
+        "complex64": "C64",
+        "int64": "I64",
+        "int32": "I32",
+        "int16": "I16",
+        "int8": "I8",
+        "uint64": "U64",
+        "uint32": "U32",
+        "uint16": "U16",
+        "uint8": "U8",
+        "bool": "BOOL",
+    }.items()
+    if hasattr(torch, name)  # an older PyTorch lacks some
 }
 _SIGN = re.compile(rb'"unifusion\.kind"\s*:\s*"(?:hidden_states|conditioning)"')
 _FIRST = re.compile(rb'\s*\{\s*"__metadata__"')
@@ -201,8 +208,10 @@ def _check_hidden_states(tensors: dict[str, torch.Tensor], about: dict) -> None:
         KeyError, TypeError: if the description lacks a part.
     """
     texts = [about["vlm"], about["prompt"], about["text"], *about["pieces"]]
-    sides = [side for image in about["grids"] for view in image for side in view]
-    if not all(isinstance(text, str) for text in texts) or not all(type(n) is int for n in [*about["taps"], *sides]):
+    views = [view for image in about["grids"] for view in image]
+    sides = [side for view in views for side in view]
+    whole = all(type(number) is int for number in [*about["taps"], *sides])
+    if not whole or not all(isinstance(text, str) for text in texts) or any(len(view) != 2 for view in views):
         raise ValueError("the description inside it is damaged")
     if any(tap < 0 for tap in about["taps"]) or any(side < 1 for side in sides) or not all(about["grids"]):
         raise ValueError("its layers must be 0 or more, and every image needs views of 1 x 1 tokens or more")
@@ -307,7 +316,7 @@ def _value(plain: object, tensors: dict[str, torch.Tensor], used: set[str], dept
         return tensors[plain["name"]]
     if kind == "tuple":
         return tuple(_value(item, tensors, used, depth + 1) for item in plain["items"])
-    if kind == "dict":
+    if kind == "dict" and all(isinstance(item, list) and len(item) == 2 for item in plain["items"]):
         return {key: _value(item, tensors, used, depth + 1) for key, item in plain["items"]}
     raise ValueError("the description inside it is damaged")
 

@@ -252,6 +252,9 @@ BAD_NAMES = [
     None,
     3,
     ["a"],
+    "%a" * 3000,
+    "a/" * 3000 + "b",
+    "%" + "." * 4000 + "%" + "x" * 90,
 ]
 
 
@@ -647,6 +650,10 @@ OF_CONDITIONING = {
         dict(metadata=description(lambda d: d[0]["options"].update(a={"": "dict", "items": [[[1], 2]]}))),
         "damaged",
     ),
+    "pairs of three": (
+        dict(metadata=description(lambda d: d[0]["options"].update(a={"": "dict", "items": [[1, 2, 3]]}))),
+        "description inside it is damaged",
+    ),
     "an unknown name": (
         dict(metadata=description(lambda d: d[0]["options"].update(a={"": "tensor", "name": "x"}))),
         "damaged",
@@ -874,6 +881,7 @@ EXTRAS = {
     "half": torch.randn(2, 3).half(),
     "bf16": torch.randn(3).bfloat16(),
     "fp8": torch.randn(4).to(torch.float8_e4m3fn),
+    "uint16": torch.arange(5).to(torch.uint16),
     "fp64": torch.randn(2, dtype=torch.float64),
     "complex": torch.randn(2, dtype=torch.complex64).conj(),
     "scalar": torch.tensor(3.5),

@@ -23,6 +23,7 @@ from ..drawers.pooled_context import accepting_pooled
 from ..drawers.token_bias import check_takes_weights
 
 LISTING_SECONDS = 2.0  # files that are not looked at in this time are listed the next time
+PREFIX_LIMIT = 4096  # characters, as long as a path may be
 LISTING_BYTES = 256 * 2**20
 _PLAIN = {HIDDEN_STATES: "hidden states", CONDITIONING: "conditioning"}
 
@@ -89,6 +90,8 @@ def _name(prefix: object, root: str, prompt: dict | None, extra: dict | None) ->
     """
     if not isinstance(prefix, str):
         raise ValueError(f"The file name prefix must be text, found {type(prefix).__name__}.")
+    if len(prefix) > PREFIX_LIMIT:
+        raise ValueError(f"The file name prefix has {len(prefix)} characters, more than the {PREFIX_LIMIT} allowed.")
     filled, notes = fill_in(prefix, prompt, extra, datetime.now())
     if os.path.isabs(filled) and _inside(root, os.path.dirname(filled)):  # as the stock save nodes take it
         filled = os.path.relpath(filled, root)
