@@ -196,7 +196,11 @@ def _describe_hidden_states(hidden: HiddenStates, tensors: _Tensors, branch: str
     own, about = to_tensors(hidden)
     _check_hidden_states(own, json.loads(about["unifusion.about"]))
     from_tensors(own, about)
-    names = {name: tensors.add(getattr(hidden, name), f"{branch}.{name}") for name in own}
+    given = {name: getattr(hidden, name) for name in own}  # the same tensor on both branches is kept once
+    names = {
+        name: tensors.add(value if isinstance(value, torch.Tensor) else own[name], f"{branch}.{name}")
+        for name, value in given.items()
+    }
     return {**json.loads(about["unifusion.about"]), "tensors": names}
 
 
@@ -215,11 +219,11 @@ def _check_hidden_states(tensors: dict[str, torch.Tensor], about: dict) -> None:
         raise ValueError("the description inside it is damaged")
     if any(tap < 0 for tap in about["taps"]) or any(side < 1 for side in sides) or not all(about["grids"]):
         raise ValueError("its layers must be 0 or more, and every image needs views of 1 x 1 tokens or more")
-    for name, kinds in (("states", _FLOATS), ("weights", _FLOATS), ("spans", _FLOATS), ("roles", _WHOLE)):
-        if name in tensors and tensors[name].dtype not in kinds:
-            expected = "floating-point" if kinds is _FLOATS else "whole"
-            raise ValueError(f"its {name} must be {expected} numbers, found {tensors[name].dtype}")
-    if "states" in tensors and not torch.isfinite(tensors["states"]).all():
+    for name, tensor in tensors.items():
+        kinds, expected = (_WHOLE, "whole") if name in ("roles", "regions") else (_FLOATS, "floating-point")
+        if tensor.dtype not in kinds:
+            raise ValueError(f"its {name} must be {expected} numbers, found {tensor.dtype}")
+    if not torch.isfinite(tensors["states"]).all():
         raise ValueError("its states contain NaN or infinite values")
 
 
@@ -362,16 +366,18 @@ def _parsed(text: str) -> object:
 def _read_hidden_states(
     about: dict, tensors: dict[str, torch.Tensor], branch: str, version: int, used: set[str]
 ) -> HiddenStates:
-    names = about["tensors"] if version > 1 else {name: f"{branch}.{name}" for name in _STATES}
-    if missing := [name for name in _STATES if names.get(name) not in tensors]:
+    names = {name: f"{branch}.{name}" for name in (*_STATES, *_REGIONS)}
+    if version > 1:
+        names = {name: about["tensors"].get(name) for name in names}
+    own = {name: tensors[key] for name, key in names.items() if key in tensors}
+    if missing := [name for name in _STATES if name not in own]:
         raise ValueError(f"its {' and '.join(missing)} are missing")
-    own = {name: tensors[names[name]] for name in _STATES}
-    used |= {names[name] for name in _STATES}
+    used |= {names[name] for name in own}
     _check_hidden_states(own, about)
     return from_tensors(own, {KIND: HIDDEN_STATES, "unifusion.about": json.dumps(about)})
 
 
-_STATES = ("states", "roles", "weights", "spans")
+_STATES, _REGIONS = ("states", "roles", "weights", "spans"), ("regions", "masks")
 
 
 def _read_conditioning(
@@ -400,19 +406,8 @@ def _read_conditioning(
         if not isinstance(options, dict):
             raise ValueError("the description inside it is damaged")
         used.add(name)
-        entries.append(upgrade([tensor, options], version))
+        entries.append([tensor, options])
     return entries
-
-
-def upgrade(entry: list, version: int) -> list:
-    """An entry of a conditioning as this version of the pack has it in memory, from a file of format ``version``.
-
-    Format 1 (0.1.0) kept tuples as lists.
-    """
-    tensor, options = entry
-    if version == 1 and isinstance(options.get("area"), list):
-        options = {**options, "area": tuple(options["area"])}
-    return [tensor, options]
 
 
 def write(path: Path, encoded: Encoded) -> None:

@@ -13,7 +13,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from random_states import hidden_states, weighted
+from random_states import hidden_states
 
 SAVED_BY_0_1_0 = Path(__file__).with_name("saved_by_0_1_0")
 LATENT = {"samples": torch.zeros(1, 16, 1, 8, 8)}
@@ -205,7 +205,7 @@ def test_pooled_conditioning_widened_by_another_node_is_refused_in_the_right_wor
     pooled, krea2_model, save, stored_files
 ):
     name, _ = save([[torch.cat([pooled[1][0][0]] * 2, dim=-1), pooled[1][0][1]]])
-    with pytest.raises(ValueError, match="pooled conditioning of 320 numbers a token, where this MODEL expects 160"):
+    with pytest.raises(ValueError, match="pooled conditioning of 330 numbers a token, where this MODEL expects 165"):
         stored_files.load(name, krea2_model)
 
 
@@ -333,7 +333,17 @@ BAD_CONTENT = {
     "a changed description": (lambda h: stock(unifusion_about={"vlm": 3}), "another node has changed"),
     "states of NaN": (lambda h: changed(h, states=h.states * float("nan")), "states contain NaN"),
     "no states": (lambda h: changed(h, states=h.states[:, :0]), "has the shape"),
-    "weights below 0": (lambda h: changed(h, weights=-h.weights), "weights must be 0 or more"),
+    "weights of NaN": (lambda h: changed(h, weights=h.weights * float("nan")), "weights must be finite"),
+    "a schedule beyond its end": (lambda h: changed(h, spans=h.spans + 1), "spans within 0 and 1"),
+    "a region without its mask": (
+        lambda h: changed(h, regions=h.roles * 0 + 2, masks=(torch.ones(64, 64),)),
+        "regions",
+    ),
+    "a mask of another size": (
+        lambda h: changed(h, regions=h.roles * 0 + 1, masks=(torch.ones(8, 8),)),
+        "must be 64 x 64, found .8, 8.",
+    ),
+    "a mask below 0": (lambda h: changed(h, regions=h.roles * 0 + 1, masks=(-torch.ones(64, 64),)), "masks must hold"),
     "a role without its image": (lambda h: changed(h, grids=()), "roles must be whole numbers from 0 to 15"),
     "an image without views": (lambda h: changed(h, grids=((), ())), "every image needs views"),
     "too few pieces": (lambda h: changed(h, pieces=h.pieces[1:]), "17 pieces"),
@@ -680,8 +690,12 @@ OF_HIDDEN_STATES = {
     "fp8": (dict(tensors=tensor("positive.states", lambda t: t.to(torch.float8_e4m3fn))), "floating-point numbers"),
     "complex": (dict(tensors=tensor("positive.spans", lambda t: t.to(torch.complex64))), "floating-point numbers"),
     "NaN": (dict(tensors=tensor("positive.states", lambda t: t * float("nan"))), "NaN"),
-    "NaN weights": (dict(tensors=tensor("positive.weights", lambda t: t * float("nan"))), "weights must be 0 or more"),
+    "NaN weights": (dict(tensors=tensor("positive.weights", lambda t: t * float("nan"))), "weights must be finite"),
     "no weights": (dict(tensors=lambda t: t.pop("positive.weights")), "its weights are missing"),
+    "regions without masks": (
+        dict(tensors=lambda t: t.update({"positive.regions": t["positive.roles"].clone()})),
+        "does not name",
+    ),
     "a description of conditioning": (dict(metadata=text("[]")), "damaged"),
     "names of nothing": (dict(metadata=description(lambda d: d.update(tensors={}))), "are missing"),
 }
@@ -926,9 +940,41 @@ def test_conditioning_of_other_precisions_comes_back_to_the_bit(dtype, saved):
     assert same(saved(entries)[0], entries)
 
 
-def test_weighted_hidden_states_and_their_pool_come_back(
-    hidden, library, krea2_model, bridge, saved, save, stored_files
+@pytest.fixture
+def everything(hidden, library):
+    """Weights, a subtracted image, a part of the schedule and a region."""
+    weights = torch.where(hidden.roles == 16, 2.0, torch.where(hidden.roles == 17, -0.5, 1.0))
+    spans = torch.where((hidden.roles == 16)[:, None], torch.tensor([0.0, 0.5]), hidden.spans)
+    mask = torch.zeros(64, 64)
+    mask[:, :32] = 1
+    other = hidden_states(library, 5, ((2, 3),))._replace(grids=())
+    return library.join([hidden._replace(weights=weights, spans=spans), library.in_region(other, mask)])
+
+
+def test_weights_schedules_and_regions_of_hidden_states_come_back(everything, save, stored_files):
+    *_, back, below, _ = stored_files.load(save(everything, everything)[0], None)
+    assert all(map(same, back, everything)) and all(map(same, below, everything))
+    assert back.regions is below.regions or torch.equal(back.regions, below.regions)
+
+
+@pytest.mark.needs("weights")
+def test_weights_schedules_and_regions_of_conditioning_draw_as_before(
+    everything, krea2_model, bridge, save, stored_files
 ):
-    strong = weighted(library, hidden, {16: 2.0})
-    *_, back, _, _ = stored_files.load(save(strong)[0], None)
-    assert torch.equal(back.weights, strong.weights)
+    model, positive, negative, *_ = bridge("actions.pool").run(krea2_model, everything, negative=everything)
+    loaded, above, below, *_ = stored_files.load(save(positive, negative)[0], krea2_model)
+    assert same(above, positive) and same(below, negative)
+    assert torch.equal(draw(loaded, above, stock()), draw(model, positive, stock()))
+
+
+def test_what_a_node_between_has_mixed_is_refused_by_the_file_s_name(
+    everything, krea2_model, bridge, save, stored_files
+):
+    ((tensor, about),) = bridge("actions.pool").run(krea2_model, everything)[1]
+    tensor = tensor.clone()
+    tensor[..., 162] *= 0.5  # the end of its part of the schedule, as a mean would leave it
+    name, _ = save([[tensor, about]])
+    with pytest.raises(
+        ValueError, match="^'c/fox_00001_.safetensors .output.' cannot be drawn: A conditioning in which"
+    ):
+        stored_files.load(name, krea2_model)

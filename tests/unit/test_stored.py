@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from unifusion.file_names import check_name, fill_in, shown
 from unifusion.hidden_states import make_hidden_states
-from unifusion.stored import CONDITIONING, HIDDEN_STATES, Stored, decode, encode, looks_stored, read, upgrade, write
+from unifusion.stored import CONDITIONING, HIDDEN_STATES, Stored, decode, encode, looks_stored, read, write
 
 NOW = datetime(2026, 3, 4, 5, 6, 7)
 
@@ -105,15 +105,6 @@ def test_words_of_another_file_do_not_make_it_ours(tmp_path):
 def test_a_format_that_is_not_known_is_refused(version):
     with pytest.raises(ValueError, match="reads 1 to 2; update the pack"):
         decode({}, {"unifusion.kind": "conditioning", "unifusion.positive": "[]", "unifusion.version": version})
-
-
-def test_an_area_of_0_1_0_is_a_tuple_again():
-    tensor = torch.ones(1, 1, 1)
-    assert upgrade([tensor, {"area": [1, 2, 3, 4], "strength": 1.0}], 1) == [
-        tensor,
-        {"area": (1, 2, 3, 4), "strength": 1.0},
-    ]
-    assert upgrade([tensor, {"area": [1, 2, 3, 4]}], 2)[1] == {"area": [1, 2, 3, 4]}
 
 
 @pytest.mark.parametrize(

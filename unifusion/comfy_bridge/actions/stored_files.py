@@ -16,6 +16,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ...file_names import check_name, fill_in, shown, whole_letters
 from ...stored import CONDITIONING, HIDDEN_STATES, Stored, branches, encode, looks_stored, read, write
+from ..drawers import token_features
 from ..drawers.conditioning import ABOUT, no_negative
 from ..drawers.conditioning import about as about_states
 from ..drawers.fusion_model import FusionModel
@@ -67,6 +68,8 @@ def save(positive, negative, prefix: str, prompt: dict | None, extra: dict | Non
     encoded = encode(stored, graph)
     if damaged := _damaged_about(stored):
         raise ValueError(f"The {damaged} conditioning cannot be saved: another node has changed its '{ABOUT}'.")
+    if stored.kind == HIDDEN_STATES and (odd := _odd_masks(stored)):
+        raise ValueError(f"These hidden states cannot be saved: {odd}. Make regions with the Region node.")
     if encoded.graph_left_out:
         notes.append(f"the graph is not in the file: {encoded.graph_left_out}")
     try:
@@ -251,6 +254,8 @@ def load(name: str, model):
     report = whole_letters("\n".join([name, *_describe(stored)]))
     nothing = ExecutionBlocker(f"'{shown(name)}' holds {_PLAIN[stored.kind]}; use those outputs of Load Conditioning.")
     if stored.kind == HIDDEN_STATES:
+        if odd := _odd_masks(stored):
+            raise ValueError(f"'{shown(path.name)}' cannot be loaded: {odd}.")
         negative = stored.negative
         if negative is None:
             negative = ExecutionBlocker(f"'{shown(name)}' holds no negative; connect one to Save Conditioning.")
@@ -259,9 +264,23 @@ def load(name: str, model):
             for branch, value in branches(stored):
                 FusionModel(model).check(value, f"loaded {branch}")
         return passed, nothing, nothing, stored.positive, negative, report
-    negative = stored.negative if stored.negative is not None else no_negative(stored.positive)
-    passed = _no_model() if model is None else _prepared(model, [*stored.positive, *negative], name)
-    return passed, stored.positive, negative, nothing, nothing, report
+    positive = [upgrade(entry) for entry in stored.positive]
+    negative = no_negative(positive) if stored.negative is None else [upgrade(entry) for entry in stored.negative]
+    passed = _no_model() if model is None else _prepared(model, [*positive, *negative], name)
+    return passed, positive, negative, nothing, nothing, report
+
+
+def upgrade(entry: list) -> list:
+    """An entry as earlier versions of the pack saved it, in today's form; today's as it is.
+
+    0.1.0 kept the weights of pooled tokens as logarithms in one further column, or none, and tuples as lists.
+    """
+    tensor, options = entry
+    if ABOUT in options:
+        tensor = token_features.upgraded(tensor, options[ABOUT]["width"])
+    if isinstance(options.get("area"), list):
+        options = {**options, "area": tuple(options["area"])}
+    return [tensor, options]
 
 
 def _prepared(model, entries: list, name: str):
@@ -276,28 +295,36 @@ def _prepared(model, entries: list, name: str):
         fusion = FusionModel(model)  # an entry may be pooled without saying so, as the missing negative's zeros are
     else:
         return model
-    weighted = False
+    needed = False
     for tensor, options in entries:
         width = tensor.shape[-1]
-        if ABOUT in options and (options[ABOUT]["width"] != fusion.width or width not in _pooled_widths(fusion)):
+        pooled = width in (fusion.width, fusion.width + token_features.FEATURES)
+        if ABOUT in options and options[ABOUT]["width"] != fusion.width:
             raise ValueError(
                 f"'{shown(name)}' was pooled for a model of text width {options[ABOUT]['width']}, but this "
                 f"MODEL has {fusion.width}. Connect the MODEL it was saved with."
-                if options[ABOUT]["width"] != fusion.width
-                else f"'{shown(name)}' holds pooled conditioning of {width} numbers a token, where this MODEL expects "
-                f"{fusion.width}. Save it before the node that changed it."
             )
-        weighted |= width == fusion.width + 1
-    if not any(tensor.shape[-1] in _pooled_widths(fusion) for tensor, _ in entries):
-        return model
-    if weighted:
-        check_takes_weights(fusion.network)
-    return accepting_pooled(model)
+        if ABOUT in options and not pooled:
+            raise ValueError(
+                f"'{shown(name)}' holds pooled conditioning of {width} numbers a token, where this MODEL expects "
+                f"{fusion.width + token_features.FEATURES}. Save it before the node that changed it."
+            )
+        needed |= pooled
+        if width == fusion.width + token_features.FEATURES:
+            try:
+                carried = token_features.split(tensor, fusion.width)
+            except ValueError as error:
+                raise ValueError(f"'{shown(name)}' cannot be drawn: {error}") from None
+            if carried.weighted or carried.regions.any():
+                check_takes_weights(fusion.network)
+    return accepting_pooled(model) if needed else model
 
 
-def _pooled_widths(fusion: FusionModel) -> tuple[int, int]:
-    """Numbers a token in pooled conditioning, without and with weights."""
-    return fusion.width, fusion.width + 1
+def _odd_masks(stored: Stored) -> str:
+    """What is wrong with the masks of regions, or ``""``."""
+    side = token_features.MASK_SIDE
+    found = [mask for _, hidden in branches(stored) for mask in hidden.masks if mask.shape != (side, side)]
+    return f"the masks of its regions must be {side} x {side}, found {tuple(found[0].shape)}" if found else ""
 
 
 def _no_model():
