@@ -36,7 +36,7 @@ DESCRIPTION_LIMIT = 4 * 2**20  # bytes of one branch's description; 4,000 tokens
 TENSORS_LIMIT = 10_000  # per file
 SIZE_LIMIT = 16 * 2**30  # bytes; hidden states of 32,000 tokens with a negative take 8 GB
 DEPTH_LIMIT = 32  # of lists and dictionaries inside each other
-LISTED_LIMIT = 4 * 2**20  # bytes of a header that a list of files looks at
+FIRST_LOOK = 4096  # bytes that a list of files reads of each
 BRANCHES = ("positive", "negative")
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -495,24 +495,28 @@ def _header_length(start: bytes, size: int) -> int:
     raise ValueError("it is cut off inside its header")
 
 
-def looks_stored(path: Path) -> tuple[bool, int]:
-    """Whether Save Conditioning wrote this file, and how many bytes were read to know it.
+def looks_stored(path: Path, most: int = FIRST_LOOK) -> tuple[bool | None, int]:
+    """Whether Save Conditioning wrote this file, by at most ``most`` bytes of it, which are searched and not parsed.
 
-    Neither the size nor the depth of a foreign header costs anything: it is searched up to :data:`LISTED_LIMIT`, not
-    parsed.
+    Neither the size nor the depth of a foreign header costs more than that. 0.1.0 did not write the kind first, so a
+    file with a large graph may need a second look at :data:`HEADER_LIMIT`.
+
+    Returns:
+        (yes, no or None if it takes a longer look, bytes read)
     """
+    text = b""
     try:
         with open(path, "rb") as file:
-            start = file.read(4096)
-            length = _header_length(start[:8], os.fstat(file.fileno()).st_size)
-            text = start[8 : 8 + length]
-            if not _FIRST.match(text):
-                return False, len(start)
-            if not _SIGN.search(text) and length > len(text):  # 0.1.0 did not write the kind first
-                text += file.read(min(length, LISTED_LIMIT) - len(text))
-            return bool(_SIGN.search(text)), len(text)
+            text = file.read(most)
+            length = _header_length(text[:8], os.fstat(file.fileno()).st_size)
+            header = text[8 : 8 + length]
+            if not _FIRST.match(header):
+                return False, len(text)
+            if _SIGN.search(header):
+                return True, len(text)
+            return (None if length > len(header) else False), len(text)
     except (OSError, ValueError):
-        return False, 4096
+        return False, len(text)
 
 
 def read(path: Path) -> Stored:

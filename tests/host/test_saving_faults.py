@@ -582,7 +582,7 @@ def test_thousands_of_files_are_listed_within_bounds(folders, save, stored_files
         path = folders / "input" / f"{number}.safetensors"
         path.write_bytes(data if number % 3 == 0 else FOREIGN["null"])
         os.utime(path, (number, number))
-    monkeypatch.setattr(stored_files, "LISTING_BYTES", 100_000)
+    monkeypatch.setattr(stored_files, "LISTING_BYTES", 400_000)
     first = stored_files.listing()
     assert 10 < len(first) < 900 and first[0] == mine and first[1] == "2997.safetensors"
     for _ in range(20):
@@ -590,6 +590,41 @@ def test_thousands_of_files_are_listed_within_bounds(folders, save, stored_files
     assert len(stored_files.listing()) == 1001
     monkeypatch.setattr(stored_files, "LISTING_SECONDS", 0)
     assert stored_files.listing() == []
+
+
+def test_long_looks_at_foreign_files_keep_no_other_out_of_the_list(folders, save, stored_files, monkeypatch):
+    mine, _ = save(stock())
+    os.utime(stored_files.path_of(mine), (1, 1))
+    header = b'{"__metadata__":{"prompt":"' + b"x" * 3_000_000 + b'","unifusion.kind":"conditioning"}}'
+    for number in range(4):
+        (folders / "input" / f"{number}.safetensors").write_bytes(raw(header))
+    monkeypatch.setattr(stored_files, "LISTING_BYTES", 4_000_000)
+    assert mine in stored_files.listing() and len(stored_files.listing()) > 1
+    assert len([stored_files.listing() for _ in range(4)][-1]) == 5
+
+
+def test_a_sparse_file_does_not_fill_the_memory(folders, save, stored_files):
+    size = 15 * 2**30
+    header = {
+        "__metadata__": {
+            "unifusion.kind": "conditioning",
+            "unifusion.version": "2",
+            "unifusion.positive": json.dumps([{"tensor": "a", "options": {}}]),
+        },
+        "a": {"dtype": "F32", "shape": [1, size // 64, 16], "data_offsets": [0, size]},
+    }
+    path = folders / "input" / "x.safetensors"
+    path.write_bytes(raw(json.dumps(header).encode()))
+    os.truncate(path, path.stat().st_size + size)
+    assert "x.safetensors" in stored_files.listing()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stored_files.comfy.model_management, "get_free_memory", lambda device: 8 * 2**30)
+        with pytest.raises(ValueError, match="takes 22.5 GB of memory to load, but 8.0 GB are free") as refused:
+            stored_files.load("x.safetensors", None)
+    assert one_sentence(refused.value)
+    os.truncate(path, 2**40)
+    with pytest.raises(ValueError, match="'x.safetensors' (takes|cannot be loaded)"):
+        stored_files.load("x.safetensors", None)
 
 
 # Damaged files (trials, 13)

@@ -84,14 +84,23 @@ def test_equal_places_of_other_shapes_are_kept_apart(tmp_path):
     assert all(torch.equal(back[key], options[key]) for key in options)
 
 
+def with_header(path, header: bytes):
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    return path
+
+
 def test_a_foreign_file_is_read_up_to_a_bound(tmp_path):
-    path = tmp_path / "x.safetensors"
-    header = b'{"__metadata__":{"a":"' + b"x" * 20_000_000 + b'"}}'
-    path.write_bytes(len(header).to_bytes(8, "little") + header)
-    assert looks_stored(path) == (False, 4 * 2**20)
-    header = b'{"a":"' + b"x" * 20_000_000 + b'"}'
-    path.write_bytes(len(header).to_bytes(8, "little") + header)
-    assert looks_stored(path) == (False, 4096)
+    path = with_header(tmp_path / "x.safetensors", b'{"__metadata__":{"a":"' + b"x" * 20_000_000 + b'"}}')
+    assert looks_stored(path) == (None, 4096) and looks_stored(path, 2**25) == (False, path.stat().st_size)
+    assert looks_stored(with_header(path, b'{"a":"' + b"x" * 20_000_000 + b'"}')) == (False, 4096)
+    assert looks_stored(with_header(path, b'{"__metadata__":{"a":"b"}}'))[0] is False
+
+
+def test_a_large_graph_in_front_of_the_kind_takes_a_second_look(tmp_path):
+    """0.1.0 wrote its metadata in any order."""
+    header = b'{"__metadata__":{"prompt":"' + b"x" * 9_000_000 + b'","unifusion.kind":"conditioning"}}'
+    path = with_header(tmp_path / "x.safetensors", header)
+    assert looks_stored(path)[0] is None and looks_stored(path, 2**25)[0] is True
 
 
 def test_words_of_another_file_do_not_make_it_ours(tmp_path):

@@ -10,12 +10,25 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+import comfy.model_management
 import folder_paths
+import torch
 from comfy.cli_args import args
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ...file_names import check_name, fill_in, shown, whole_letters
-from ...stored import CONDITIONING, HIDDEN_STATES, Stored, branches, encode, looks_stored, read, write
+from ...stored import (
+    CONDITIONING,
+    FIRST_LOOK,
+    HEADER_LIMIT,
+    HIDDEN_STATES,
+    Stored,
+    branches,
+    encode,
+    looks_stored,
+    read,
+    write,
+)
 from ..drawers import token_features
 from ..drawers.conditioning import ABOUT, no_negative
 from ..drawers.conditioning import about as about_states
@@ -26,6 +39,7 @@ from ..drawers.token_bias import check_takes_weights
 LISTING_SECONDS = 2.0  # files that are not looked at in this time are listed the next time
 PREFIX_LIMIT = 4096  # characters, as long as a path may be
 LISTING_BYTES = 256 * 2**20
+_WORK = 1.5  # memory of loading, as a multiple of the file
 _PLAIN = {HIDDEN_STATES: "hidden states", CONDITIONING: "conditioning"}
 
 
@@ -165,21 +179,21 @@ def listing() -> list[str]:
         for path, info in _safetensors_files(root, until):
             files.append((info.st_mtime, os.path.relpath(path, root).replace(os.sep, "/") + suffix, path, info))
     files.sort(key=lambda file: file[:2], reverse=True)
-    found, seen = [], {}
-    for _, name, path, info in files:
-        key = (path, info.st_size, info.st_mtime_ns, info.st_ino)
-        own = _known.get(key)
-        if own is None:
-            if left <= 0 or time.monotonic() > until:
+    keys = {name: (path, info.st_size, info.st_mtime_ns, info.st_ino) for _, name, path, info in files}
+    looked: dict[tuple, bool] = {key: _known[key] for key in keys.values() if key in _known}
+    for most in (FIRST_LOOK, HEADER_LIMIT):  # a long look at one file keeps no other out of the list
+        for key in keys.values():
+            if key in looked:
                 continue
-            own, used = looks_stored(Path(path))
+            if left <= 0 or time.monotonic() > until:
+                break
+            own, used = looks_stored(Path(key[0]), most)
             left -= used
-        seen[key] = own
-        if own:
-            found.append(name)
+            if own is not None:
+                looked[key] = own
     _known.clear()
-    _known.update(seen)
-    return found
+    _known.update(looked)
+    return [name for name, key in keys.items() if looked.get(key)]
 
 
 def _safetensors_files(root: str, until: float) -> Iterator[tuple[str, os.stat_result]]:
@@ -246,6 +260,7 @@ def load(name: str, model):
         ValueError: if the file is refused or does not fit the model.
     """
     path = path_of(name)
+    _check_memory(path)
     stored = read(path)
     if damaged := _damaged_about(stored):
         raise ValueError(
@@ -268,6 +283,17 @@ def load(name: str, model):
     negative = no_negative(positive) if stored.negative is None else [upgrade(entry) for entry in stored.negative]
     passed = _no_model() if model is None else _prepared(model, [*positive, *negative], name)
     return passed, positive, negative, nothing, nothing, report
+
+
+def _check_memory(path: Path) -> None:
+    """Refuse a file that would fill the memory (a sparse one takes no room on a disk)."""
+    need = path.stat().st_size * _WORK
+    free = comfy.model_management.get_free_memory(torch.device("cpu"))
+    if need > free:
+        raise ValueError(
+            f"'{shown(path.name)}' takes {need / 2**30:.1f} GB of memory to load, but {free / 2**30:.1f} GB are free. "
+            f"Close other programs, or save conditioning instead of hidden states."
+        )
 
 
 def upgrade(entry: list) -> list:
