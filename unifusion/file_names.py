@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 
+from .quoting import quoted
+
 RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
     f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"
 }
@@ -14,22 +16,7 @@ ILLEGAL = re.compile(r'[<>:"|?*\\\x00-\x1f\x7f]')  # in names, on one system or 
 PART_BYTES = 255  # of one folder or file, on every common file system
 NUMBER_BYTES = 25  # "_00001_.safetensors", with room for a longer number
 BY_COMFYUI = {"year", "month", "day", "hour", "minute", "second"}
-_SHOWN = 80
 _DATE_PARTS = re.compile("yyyy|yy|dd?|MM?|hh?|mm?|ss?")
-
-
-def whole_letters(text: str) -> str:
-    """The text without halves of characters (lone surrogates), which no log and no file can hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def shown(text: object) -> str:
-    """A creator's text as one short line that every log can print, for a sentence that quotes it."""
-    line = "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}"
-        for letter in whole_letters(str(text)[: 2 * _SHOWN])
-    )
-    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
 
 
 def fill_in(name: str, prompt: object, extra: object, now: datetime) -> tuple[str, list[str]]:
@@ -62,7 +49,7 @@ def fill_in(name: str, prompt: object, extra: object, now: datetime) -> tuple[st
         if value is not None:
             return ILLEGAL.sub("_", value).replace("/", "_")
         notes.append(
-            f"'{shown(match[0])}' in the name was not filled in: this graph has no node and value of that name, or "
+            f"{quoted(match[0])} in the name was not filled in: this graph has no node and value of that name, or "
             f"the value comes from another node"
         )
         return ILLEGAL.sub("_", match[0])
@@ -145,7 +132,7 @@ def check_name(name: str) -> str:
     """
 
     def refuse(reason: str) -> None:
-        raise ValueError(f"The file name prefix '{shown(name)}' {reason}; use a name such as 'conditioning/UniFusion'.")
+        raise ValueError(f"The file name prefix {quoted(name)} {reason}; use a name such as 'conditioning/UniFusion'.")
 
     try:
         name.encode()

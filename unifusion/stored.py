@@ -20,8 +20,8 @@ from typing import NamedTuple
 import safetensors
 import torch
 
-from .file_names import shown
 from .hidden_states import HiddenStates, from_tensors, to_tensors
+from .quoting import printable, quoted, whole_letters
 
 try:
     import fcntl
@@ -171,7 +171,8 @@ def encode(stored: Stored, graph: dict[str, str] | None = None) -> Encoded:
     left_out = ""
     if graph:
         whole = _header(
-            {**metadata, **{shown(key): value for key, value in graph.items() if key not in metadata}}, ordered
+            {**metadata, **{whole_letters(str(key)): value for key, value in graph.items() if key not in metadata}},
+            ordered,
         )
         if len(whole) <= HEADER_LIMIT:
             plain = whole
@@ -261,8 +262,8 @@ def _describe_conditioning(entries: list, tensors: _Tensors, branch: str) -> lis
                 kept[key] = _plain(value, tensors, f"{branch}.{number}")
             except ValueError as error:
                 raise ValueError(
-                    f"it carries '{shown(key)}' ({error}), which a file cannot hold; save it before the node that "
-                    f"adds '{shown(key)}'"
+                    f"it carries {quoted(key)} ({error}), which a file cannot hold; save it before the node that "
+                    f"adds {quoted(key)}"
                 ) from None
         description.append({"tensor": name, "options": _dictionary(list(kept.items()))})
     return description
@@ -336,7 +337,7 @@ def decode(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Stored
         raise ValueError("it is a safetensors file, but not one that Save Conditioning wrote")
     version = metadata.get(VERSION, "1")
     if version not in [str(number) for number in range(1, FORMAT + 1)]:
-        raise ValueError(f"it has the format '{shown(version)}', this UniFusion reads 1 to {FORMAT}; update the pack")
+        raise ValueError(f"it has the format {quoted(version)}, this UniFusion reads 1 to {FORMAT}; update the pack")
     used: set[str] = set()
     branches = []
     for branch in BRANCHES:
@@ -435,7 +436,7 @@ def write(path: Path, encoded: Encoded) -> None:
             os.replace(unfinished, path)
     except OSError as error:
         raise ValueError(
-            f"'{shown(path.name)}' could not be saved: {error.strerror}. Free some space or choose another name or folder."
+            f"{quoted(path.name)} could not be saved: {error.strerror}. Free some space or choose another name or folder."
         ) from None
     finally:
         if unfinished is not None:
@@ -528,9 +529,9 @@ def read(path: Path) -> Stored:
     try:
         return decode(*_content(path))
     except OSError as error:
-        raise ValueError(f"'{shown(path.name)}' cannot be read: {error.strerror or 'no such file'}.") from None
+        raise ValueError(f"{quoted(path.name)} cannot be read: {error.strerror or 'no such file'}.") from None
     except ValueError as error:
-        raise ValueError(f"'{shown(path.name)}' cannot be loaded: {str(error).rstrip('.')}.") from None
+        raise ValueError(f"{quoted(path.name)} cannot be loaded: {str(error).rstrip('.')}.") from None
 
 
 def _content(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -541,7 +542,7 @@ def _content(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         OSError: if it cannot be read.
     """
     if path.suffix != ".safetensors":
-        raise ValueError(f"only .safetensors files are loaded, not '{shown(path.suffix)}'")
+        raise ValueError(f"only .safetensors files are loaded, not {quoted(path.suffix)}")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         _header_length(file.read(8), size)
@@ -558,10 +559,10 @@ def _content(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             return {name: file.get_tensor(name).clone() for name in names}, metadata  # no part of the file stays open
     except safetensors.SafetensorError as error:
         if "JSON" in str(error) or "UTF-8" in str(error):
-            raise ValueError(f"its header is damaged ({shown(error)})") from None
-        raise ValueError(f"it is damaged or cut off ({shown(error)})") from None
+            raise ValueError(f"its header is damaged ({printable(str(error)[:200])})") from None
+        raise ValueError(f"it is damaged or cut off ({printable(str(error)[:200])})") from None
     except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError) as error:
-        raise ValueError(f"it holds numbers of a kind that PyTorch cannot read ({shown(error)})") from None
+        raise ValueError(f"it holds numbers of a kind that PyTorch cannot read ({printable(str(error)[:200])})") from None
 
 
 def branches(stored: Stored) -> Iterable[tuple[str, HiddenStates | list]]:

@@ -518,6 +518,7 @@ FOREIGN = {
     "huge length": b"\xff" * 8 + b"{}",
     "a pickle": b"\x80\x04K\x01.",
     "zeros": bytes(5000),
+    "a long name for a type": raw(b'{"a":{"dtype":"' + b"x" * 100_000 + b'","shape":[0],"data_offsets":[0,0]}}'),
     "digits": raw(b'{"__metadata__":{"a":' + b"9" * 100_000 + b"}}"),
 }
 

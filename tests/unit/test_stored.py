@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unifusion.file_names import check_name, fill_in, shown
+from unifusion.file_names import check_name, fill_in
 from unifusion.hidden_states import make_hidden_states
 from unifusion.stored import CONDITIONING, HIDDEN_STATES, Stored, decode, encode, looks_stored, read, write
 
@@ -114,21 +114,6 @@ def test_words_of_another_file_do_not_make_it_ours(tmp_path):
 def test_a_format_that_is_not_known_is_refused(version):
     with pytest.raises(ValueError, match="reads 1 to 2; update the pack"):
         decode({}, {"unifusion.kind": "conditioning", "unifusion.positive": "[]", "unifusion.version": version})
-
-
-@pytest.mark.parametrize(
-    "text, line",
-    [
-        ("plain", "plain"),
-        ("a\nb\0\x1b[31m", "a\ufffdb\ufffd\ufffd[31m"),
-        ("\ud83d", "\ufffd"),
-        ("\ud83e\udd8a", "\N{FOX FACE}"),
-        ("x" * 81, "x" * 79 + "…"),
-        (3, "3"),
-    ],
-)
-def test_a_quoted_text_is_one_printable_line(text, line):
-    assert shown(text) == line and line.encode()
 
 
 @settings(max_examples=300, deadline=None)

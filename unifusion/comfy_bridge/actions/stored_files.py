@@ -16,7 +16,8 @@ import torch
 from comfy.cli_args import args
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ...file_names import check_name, fill_in, shown, whole_letters
+from ...file_names import check_name, fill_in
+from ...quoting import quoted, whole_letters
 from ...stored import (
     CONDITIONING,
     FIRST_LOOK,
@@ -90,7 +91,7 @@ def save(positive, negative, prefix: str, prompt: dict | None, extra: dict | Non
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(name, root)
     except OSError as error:
         raise ValueError(
-            f"The folder of '{shown(name)}' cannot be used: {error.strerror}. Choose another file name prefix."
+            f"The folder of {quoted(name)} cannot be used: {error.strerror}. Choose another file name prefix."
         ) from None
     file = f"{name}_{counter:05}_.safetensors"
     write(Path(folder) / file, encoded)
@@ -116,7 +117,7 @@ def _name(prefix: object, root: str, prompt: dict | None, extra: dict | None) ->
     folder = os.path.join(os.path.realpath(root), *name.split("/")[:-1])
     if os.path.normcase(os.path.realpath(folder)) != os.path.normcase(folder):
         raise ValueError(
-            f"A folder in '{shown(name)}' is a link, which ComfyUI does not follow when it loads; use another folder."
+            f"A folder in {quoted(name)} is a link, which ComfyUI does not follow when it loads; use another folder."
         )
     return name, notes
 
@@ -130,7 +131,7 @@ def _graph(prompt: object, extra: object) -> tuple[dict[str, str], list[str]]:
         try:
             graph[key] = json.dumps(value)
         except (TypeError, ValueError, RecursionError):
-            notes.append(f"'{shown(key)}' of the graph is not in the file: it cannot be written as JSON")
+            notes.append(f"{quoted(key)} of the graph is not in the file: it cannot be written as JSON")
     return graph, notes
 
 
@@ -238,14 +239,14 @@ def path_of(name: object) -> Path:
     root = base if base is not None else folder_paths.get_input_directory()
     path = Path(os.path.abspath(os.path.join(root, relative))) if "\0" not in name else None
     if path is None or not _inside(root, path):
-        raise ValueError(f"'{shown(name)}' leaves ComfyUI's input and output folders.")
+        raise ValueError(f"{quoted(name)} leaves ComfyUI's input and output folders.")
     try:
         there = path.is_file()
     except (OSError, ValueError):
         there = False
     if not there:
         raise ValueError(
-            f"'{shown(name)}' is not in ComfyUI's input or output folder. Run Save Conditioning first, or put "
+            f"{quoted(name)} is not in ComfyUI's input or output folder. Run Save Conditioning first, or put "
             f"the file into the input folder."
         )
     return path
@@ -263,17 +264,15 @@ def load(name: str, model):
     _check_memory(path)
     stored = read(path)
     if damaged := _damaged_about(stored):
-        raise ValueError(
-            f"'{shown(path.name)}' cannot be loaded: what it says of its {damaged} ('{ABOUT}') is damaged."
-        )
+        raise ValueError(f"{quoted(path.name)} cannot be loaded: what it says of its {damaged} ('{ABOUT}') is damaged.")
     report = whole_letters("\n".join([name, *_describe(stored)]))
-    nothing = ExecutionBlocker(f"'{shown(name)}' holds {_PLAIN[stored.kind]}; use those outputs of Load Conditioning.")
+    nothing = ExecutionBlocker(f"{quoted(name)} holds {_PLAIN[stored.kind]}; use those outputs of Load Conditioning.")
     if stored.kind == HIDDEN_STATES:
         if odd := _odd_masks(stored):
-            raise ValueError(f"'{shown(path.name)}' cannot be loaded: {odd}.")
+            raise ValueError(f"{quoted(path.name)} cannot be loaded: {odd}.")
         negative = stored.negative
         if negative is None:
-            negative = ExecutionBlocker(f"'{shown(name)}' holds no negative; connect one to Save Conditioning.")
+            negative = ExecutionBlocker(f"{quoted(name)} holds no negative; connect one to Save Conditioning.")
         passed = model if model is not None else _no_model()
         if model is not None:
             for branch, value in branches(stored):
@@ -291,7 +290,7 @@ def _check_memory(path: Path) -> None:
     free = comfy.model_management.get_free_memory(torch.device("cpu"))
     if need > free:
         raise ValueError(
-            f"'{shown(path.name)}' takes {need / 2**30:.1f} GB of memory to load, but {free / 2**30:.1f} GB are free. "
+            f"{quoted(path.name)} takes {need / 2**30:.1f} GB of memory to load, but {free / 2**30:.1f} GB are free. "
             f"Close other programs, or save conditioning instead of hidden states."
         )
 
@@ -327,12 +326,12 @@ def _prepared(model, entries: list, name: str):
         pooled = width in (fusion.width, fusion.width + token_features.FEATURES)
         if ABOUT in options and options[ABOUT]["width"] != fusion.width:
             raise ValueError(
-                f"'{shown(name)}' was pooled for a model of text width {options[ABOUT]['width']}, but this "
+                f"{quoted(name)} was pooled for a model of text width {options[ABOUT]['width']}, but this "
                 f"MODEL has {fusion.width}. Connect the MODEL it was saved with."
             )
         if ABOUT in options and not pooled:
             raise ValueError(
-                f"'{shown(name)}' holds pooled conditioning of {width} numbers a token, where this MODEL expects "
+                f"{quoted(name)} holds pooled conditioning of {width} numbers a token, where this MODEL expects "
                 f"{fusion.width + token_features.FEATURES}. Save it before the node that changed it."
             )
         needed |= pooled
@@ -340,7 +339,7 @@ def _prepared(model, entries: list, name: str):
             try:
                 carried = token_features.split(tensor, fusion.width)
             except ValueError as error:
-                raise ValueError(f"'{shown(name)}' cannot be drawn: {error}") from None
+                raise ValueError(f"{quoted(name)} cannot be drawn: {error}") from None
             if carried.weighted or carried.regions.any():
                 check_takes_weights(fusion.network)
     return accepting_pooled(model) if needed else model
