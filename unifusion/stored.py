@@ -545,7 +545,12 @@ def _content(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise ValueError(f"only .safetensors files are loaded, not {quoted(path.suffix)}")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        _header_length(file.read(8), size)
+        text = file.read(_header_length(file.read(8), size))
+    if not _SIGN.search(text):
+        raise ValueError("it is a safetensors file, but not one that Save Conditioning wrote")
+    if text.count(b'"data_offsets"') > TENSORS_LIMIT:  # before safetensors makes an object of each
+        raise ValueError(f"it holds more than the {TENSORS_LIMIT} tensors allowed")
+    del text
     if size > SIZE_LIMIT + HEADER_LIMIT:
         raise ValueError(f"it has {size / 2**30:.0f} GB, more than the {SIZE_LIMIT >> 30} GB allowed")
     try:
@@ -562,7 +567,9 @@ def _content(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             raise ValueError(f"its header is damaged ({printable(str(error)[:200])})") from None
         raise ValueError(f"it is damaged or cut off ({printable(str(error)[:200])})") from None
     except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError) as error:
-        raise ValueError(f"it holds numbers of a kind that PyTorch cannot read ({printable(str(error)[:200])})") from None
+        raise ValueError(
+            f"it holds numbers of a kind that PyTorch cannot read ({printable(str(error)[:200])})"
+        ) from None
 
 
 def branches(stored: Stored) -> Iterable[tuple[str, HiddenStates | list]]:
