@@ -9,10 +9,14 @@ from __future__ import annotations
 LONGEST = 60  # characters of a quotation
 
 
+def whole_letters(text: str) -> str:
+    """The text, of one line or many, without halves of characters, which become U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def printable(text: object) -> str:
     """The text with everything escaped that is no printable character of one line; halves of characters become U+FFFD."""
-    whole = str(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole_letters(str(text)))
 
 
 def quoted(text: object, limit: int = LONGEST) -> str:

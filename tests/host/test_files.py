@@ -78,7 +78,7 @@ def test_the_file_says_what_it_is_and_holds_the_graph(folders, hidden, pooled, b
     name, _ = save(bridge, pooled[1])
     with safetensors.safe_open(bridge("actions.stored_files").path_of(name), "pt") as file:
         metadata = file.metadata()
-    about = json.loads(metadata["unifusion.positive"])[0]["unifusion_about"]
+    about = json.loads(metadata["unifusion.positive"])[0]["options"]["unifusion_about"]
     assert metadata["unifusion.kind"] == "conditioning" and json.loads(metadata["workflow"]) == {"nodes": []}
     assert about["prompt"] == "a red fox in the snow" and about["taps"][:2] == [2, 5] and "36 layers" in about["vlm"]
     assert about["roles"] == hidden[0].count_by_role()
@@ -274,7 +274,7 @@ from pathlib import Path
 sys.path.append(sys.argv[1])
 import torch
 from unifusion.hidden_states import make_hidden_states
-from unifusion.stored import Stored, write
+from unifusion.stored import Stored, encode, write
 hidden = make_hidden_states(torch.zeros(1, 64, 4, 256), [2] * 64, ["a"] * 64, (1, 2, 3, 4), "vlm")
 if sys.argv[3] == "full":
     import resource
@@ -282,7 +282,7 @@ if sys.argv[3] == "full":
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 else:
     os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)  # killed when the data is out but has no name yet
-write(Path(sys.argv[2]), Stored("hidden_states", hidden, None))
+write(Path(sys.argv[2]), encode(Stored("hidden_states", hidden, None)))
 """
 
 

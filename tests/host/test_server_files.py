@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import urllib.error
 import urllib.parse
 from pathlib import Path
@@ -128,6 +129,55 @@ def test_a_damaged_file_stops_the_graph_with_one_sentence(server):
         "UniFusionLoadConditioning: 'broken.safetensors' cannot be loaded: it is a "
         "pickle or an archive, not a safetensors file."
     ]
+
+
+def test_foreign_files_in_the_folders_cost_no_node(server):
+    """Each of these made /object_info answer 500, or take many seconds, with 0.1.0."""
+    target = server.base / "input" / "foreign"
+    target.mkdir(parents=True, exist_ok=True)
+    for number, header in enumerate(
+        (
+            b'{"__metadata__": null}',
+            b'{"__metadata__": [' + b"[" * 50_000 + b"]" * 50_000 + b"]}",
+            b'{"__metadata__":{"unifusion.kind":5}}',
+            b'{"__metadata__":{"a":"' + b"x" * 32_000_000 + b'"}}',
+        )
+    ):
+        (target / f"{number}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    (target / "folder.safetensors").mkdir(exist_ok=True)
+    start = time.monotonic()
+    about = server.get("/object_info/UniFusionLoadConditioning")["UniFusionLoadConditioning"]
+    assert time.monotonic() - start < 3 and not any("foreign" in name for name in options_of(about))
+
+
+def options_of(about: dict) -> list[str]:
+    kind, *more = about["input"]["required"]["file"]
+    return kind if isinstance(kind, list) else more[0]["options"]
+
+
+@needs_weights
+def test_names_are_filled_in_or_refused_and_the_worker_lives(server):
+    def saved(prefix: str) -> dict:
+        model = server.get("/object_info/UniFusionLoadModel")["UniFusionLoadModel"]["input"]["required"]["model"]
+        return server.queue(
+            {
+                "1": {"class_type": "UniFusionLoadModel", "inputs": {"model": model[1]["default"]}},
+                "2": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": "a fox"}},
+                "3": {
+                    "class_type": "UniFusionSaveConditioning",
+                    "inputs": {"positive": ["2", 0], "filename_prefix": prefix},
+                },
+            }
+        )
+
+    for prefix in ("a/.x", "x" * 300, "nul/x", ""):
+        (error,) = server.errors(saved(prefix))
+        assert "UniFusionSaveConditioning: The file name prefix '" in error and error.endswith(".")
+    assert server.errors(saved("half \ud83d")) == []
+    history = saved("%date:yyyy%/seed %CLIPTextEncode.text%")
+    name = history["outputs"]["3"]["text"][0].split("saved: ")[1].split(", ")[0]
+    assert name == f"{time.localtime().tm_year}/seed a fox_00001_.safetensors [output]"
+    assert name in options_of(server.get("/object_info/UniFusionLoadConditioning")["UniFusionLoadConditioning"])
 
 
 def test_a_path_outside_the_folders_is_refused_before_anything_runs(server):
