@@ -268,6 +268,6 @@ def test_fitted_heads_read_the_states_better_than_new_ones(random_vlm):
     heads = vlm_train.Heads(random_vlm.model.config)
     mix = (((vlm_train.rewrite_example, 4),),)
     early, late = (
-        vlm_train.fit_heads(random_vlm.model, heads, random_vlm.tokenizer, 0, steps, mix) for steps in (1, 60)
+        vlm_train.fit_heads(random_vlm.model, heads, random_vlm.tokenizer, 0, steps, mix) for steps in (1, 120)
     )
     assert late["text shape tap3"] > 1.5 * early["text shape tap3"]
