@@ -70,8 +70,10 @@ class DiTSampler(Node):
                     options=[
                         *(io.DynamicCombo.Option(key=key, inputs=[]) for key in SAMPLER_PRESETS),
                         io.DynamicCombo.Option(key="custom", inputs=custom_inputs()),
+                        io.DynamicCombo.Option(key=draw.AUTO, inputs=[]),
                     ],
-                    tooltip="Steps, guidance, sampler and shift that belong to a model; 'custom' shows them.",
+                    tooltip="Steps, guidance, sampler and shift that belong to a model; 'custom' shows them, 'auto' goes "
+                    "by the MODEL.",
                 ),
                 io.Float.Input(
                     "denoise",

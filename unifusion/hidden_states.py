@@ -13,10 +13,16 @@ from typing import NamedTuple
 
 import torch
 
-SYSTEM, TEMPLATE, INSTRUCTION, GENERATED = 0, 1, 2, 3
+SYSTEM, TEMPLATE, INSTRUCTION, GENERATED, PADDING = 0, 1, 2, 3, 4
 IMAGE = 16  # image k has role IMAGE + k
 
-_NAMES = {SYSTEM: "system", TEMPLATE: "template", INSTRUCTION: "instruction", GENERATED: "generated"}
+_NAMES = {
+    SYSTEM: "system",
+    TEMPLATE: "template",
+    INSTRUCTION: "instruction",
+    GENERATED: "generated",
+    PADDING: "padding",
+}
 
 
 def image_role(index: int) -> int:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from .chat_templates import QWEN, Template
 from .hidden_states import GENERATED, INSTRUCTION, SYSTEM, TEMPLATE, image_role
 from .limits import check_length
 
@@ -55,6 +56,7 @@ def chat(
     labels: Sequence[str] = (),
     answer: str | Sequence[tuple[str, float]] = "",
     strengths: Sequence[float] = (),
+    template: Template = QWEN,
 ) -> list[Segment]:
     """Qwen's chat with pictures in front of the instruction (Krea 2's template when there is no picture).
 
@@ -65,9 +67,10 @@ def chat(
         labels: words in front of each picture, e.g. ``"Image 1: "``; empty for none.
         answer: words of the assistant that are given, not decoded; as text or as (text, weight) pieces.
         strengths: weight of each picture's tokens; empty for neutral.
+        template: how the model writes a chat down.
     """
-    segments = [Segment(f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n", SYSTEM)]
-    before, after = VISION_BLOCK.split("{}")
+    segments = [Segment(text, SYSTEM if stripped else TEMPLATE) for text, stripped in template.opening(system)]
+    before, after = template.image.split("{}")
     for index, count in enumerate(views):
         if index < len(labels) and labels[index]:
             segments.append(Segment(labels[index], TEMPLATE))
@@ -78,7 +81,8 @@ def chat(
                 Segment(IMAGE_PAD, image_role(index), weight),
                 Segment(after, TEMPLATE),
             ]
-    segments += [*_segments(instruction, INSTRUCTION), Segment("<|im_end|>\n", TEMPLATE), Segment(OPENER, TEMPLATE)]
+    segments += [*_segments(instruction, INSTRUCTION), Segment(template.close, TEMPLATE)]
+    segments.append(Segment(template.opener, TEMPLATE))
     if answer:
         segments += _segments(answer, GENERATED)
     return segments
@@ -171,7 +175,7 @@ def _normalised(texts: Sequence[str], control: Sequence[str]) -> tuple[str, list
     return "".join(done), ends
 
 
-def tokenize(segments: Sequence[Segment], tokenizer) -> Tokens:
+def tokenize(segments: Sequence[Segment], tokenizer, opener_text: str = OPENER) -> Tokens:
     """Tokenise a chat as one string, as ComfyUI does, and give every token the role of the segment it ends in.
 
     Tokenising segment by segment would differ where the tokenizer merges across a border.
@@ -179,6 +183,7 @@ def tokenize(segments: Sequence[Segment], tokenizer) -> Tokens:
     Args:
         segments: from :func:`chat`.
         tokenizer: a byte-level BPE tokenizer of transformers.
+        opener_text: the segment that opens the assistant's turn.
     """
     text, ends = _normalised([segment.text for segment in segments], _control_tokens(tokenizer))
     ids = list(tokenizer(text)["input_ids"])
@@ -195,6 +200,6 @@ def tokenize(segments: Sequence[Segment], tokenizer) -> Tokens:
             segment += 1
         roles.append(segments[segment].role)
         weights.append(segments[segment].weight)
-        if segments[segment].text == OPENER:
+        if segments[segment].text == opener_text:
             opener = min(opener, index)
     return Tokens(ids, roles, weights, [piece.decode("utf-8", "replace") for piece in raw], opener)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from .limits import LONGEST_LABEL
-from .profiles import PROFILES
+from .profiles import PROFILES, Profile
 from .quoting import quoted
 
 TOKEN = 32  # pixels along one side of a token
@@ -64,6 +64,7 @@ class PreparedReference(NamedTuple):
         views: each ``(1, height, width, 3)`` float32 in 0..1, sides multiples of 32; patches first, the whole last.
         label, strength, start, end, note: as in :class:`Reference`.
         size: (height, width) of the picture.
+        token: pixels along one side of a token of this encoder.
     """
 
     views: tuple[torch.Tensor, ...]
@@ -73,6 +74,7 @@ class PreparedReference(NamedTuple):
     end: float = 1.0
     note: str = ""
     size: tuple[int, int] = (0, 0)
+    token: int = TOKEN
 
     @property
     def tokens(self) -> int:
@@ -82,7 +84,7 @@ class PreparedReference(NamedTuple):
     @property
     def grids(self) -> list[tuple[int, int]]:
         """(rows, columns) of tokens of each view."""
-        return [(view.shape[1] // TOKEN, view.shape[2] // TOKEN) for view in self.views]
+        return [(round(view.shape[1] / self.token), round(view.shape[2] / self.token)) for view in self.views]
 
 
 def check_picture(picture: torch.Tensor, name: str) -> torch.Tensor:
@@ -343,6 +345,23 @@ def prepare(reference: Reference, tokens: int) -> PreparedReference:
     return PreparedReference(
         views, reference.label, reference.strength, reference.start, reference.end, "; ".join(notes), (height, width)
     )
+
+
+def prepare_as(reference: Reference, profile: Profile, number: int, token: int = TOKEN) -> PreparedReference:
+    """:func:`prepare` in the way a drawing model was trained with, where the reference does not say otherwise.
+
+    Args:
+        reference: as it comes from a socket.
+        profile: the model's.
+        number: of the picture, from 1, for the model's own label.
+        token: pixels along one side of a token of its encoder.
+    """
+    prepared = prepare(reference, profile.image_pixels // TOKEN**2)
+    if profile.picture_rule is not None and not reference.tokens and reference.tiles <= 1:
+        note = reference.note
+        prepared = prepared._replace(views=(profile.picture_rule(reference.picture),), note=note)
+    label = reference.label or profile.label.format(number)
+    return prepared._replace(label=label, token=token)
 
 
 def unknown_labels(prompt: str, references: Sequence[Reference | PreparedReference]) -> list[str]:

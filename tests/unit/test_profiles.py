@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from unifusion.guidance import resolution_shift
 from unifusion.hidden_states import INSTRUCTION
 from unifusion.messages import chat
-from unifusion.profiles import PROFILES, SAMPLER_PRESETS, parse_taps, taps_for
-from unifusion.selection import SELECTIONS
+from unifusion.profiles import LAP, PROFILES, SAMPLER_PRESETS, parse_taps, taps_for
+from unifusion.selection import REWRITE_SELECTIONS, SELECTIONS
 
 
 def krea2_pipeline():
@@ -34,8 +34,11 @@ def test_resolution_shift_is_diffusers_for_krea2(tokens):
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
 def test_profiles_name_selections_that_exist_and_keep_the_instruction_in_the_chat(profile):
-    assert profile.encode_selection in SELECTIONS and profile.rewrite_selection in SELECTIONS
-    assert [s.text for s in chat(profile.system, "a fox") if s.role == INSTRUCTION] == ["a fox"]
+    assert profile.encode_selection in SELECTIONS and profile.rewrite_selection in REWRITE_SELECTIONS
+    for template in (profile.chat, profile.writing_chat):
+        said = chat(profile.system, "a fox", template=template)
+        assert [s.text for s in said if s.role == INSTRUCTION] == ["a fox"]
+    assert set(profile.presets) <= set(SAMPLER_PRESETS)
 
 
 def test_krea2_presets_are_the_settings_in_use():
@@ -51,7 +54,8 @@ def test_taps_rise_and_stay_inside_the_model_or_the_profile_is_refused(profile, 
     except ValueError as error:
         assert f"'{profile.key}'" in str(error) and f"only {layers} layers" in str(error)
     else:
-        assert list(taps) == sorted(set(taps)) and 0 <= taps[0] and taps[-1] < layers
+        deepest = layers if profile.combination != LAP else layers - 1  # its number is the end of the last layer
+        assert list(taps) == sorted(set(taps)) and 0 <= taps[0] and taps[-1] <= deepest
 
 
 @given(st.lists(st.integers(0, 35), min_size=1, unique=True).map(sorted))

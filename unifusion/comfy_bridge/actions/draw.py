@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import torch
@@ -9,23 +10,43 @@ import torch
 from ...profiles import SAMPLER_PRESETS, SamplerPreset
 from ...quoting import quoted
 from ..drawers.conditioning import MISSING_NEGATIVE
+from ..drawers.door import rows_of
 from ..drawers.flow_sampling import UniFusionGuider, sample, shifted
 from ..drawers.pooled_context import accepting_pooled
 from ..drawers.reference_latents import check_reference_latents
 
+AUTO = "auto"
 
-def settings(preset: dict) -> SamplerPreset:
+
+def settings(preset: dict, model=None) -> SamplerPreset:
     """Sampling settings from the node's preset widget.
 
+    Args:
+        preset: the widget's value.
+        model: the MODEL, by which ``auto`` goes; a preset of another model is said in the log.
+
     Raises:
-        ValueError: if there is no such preset.
+        ValueError: if there is no such preset, or ``auto`` knows none for the MODEL.
     """
     key = preset.get("preset")
+    rows = rows_of(model) if model is not None else []
+    if key == AUTO:
+        if not rows or not rows[0].presets:
+            raise ValueError(
+                "There is no sampler preset for this MODEL, so 'auto' cannot choose one. Set preset to 'custom' and give "
+                "steps, CFG and shift."
+            )
+        return SAMPLER_PRESETS[rows[0].presets[0]]
     if key in SAMPLER_PRESETS:
+        if rows and not any(key in row.presets for row in rows):
+            logging.warning(
+                f"UniFusion: the sampler preset '{key}' belongs to another model than this MODEL ({rows[0].title}). Set "
+                f"preset to 'auto'."
+            )
         return SAMPLER_PRESETS[key]
     if key != "custom":
         raise ValueError(
-            f"There is no sampler preset {quoted(key)}; choose one of: {', '.join(SAMPLER_PRESETS)}, custom."
+            f"There is no sampler preset {quoted(key)}; choose one of: {', '.join(SAMPLER_PRESETS)}, custom, {AUTO}."
         )
     return SamplerPreset(
         "custom", preset["steps"], preset["cfg"], preset["sampler"], preset["scheduler"], preset["shift"], preset["mu"]
@@ -97,7 +118,7 @@ def run(
         ValueError: for a latent of other channels, a missing negative, reference latents that would be ignored, or a
             model of another kind.
     """
-    chosen = settings(preset)
+    chosen = settings(preset, model)
     start = latent["samples"]
     channels = model.get_model_object("latent_format").latent_channels
     if start.count_nonzero() and start.shape[1] != channels:

@@ -10,7 +10,7 @@ from ...hidden_states import HiddenStates, image_role, take
 from ...messages import chat, remove_control_tokens
 from ...profiles import PROFILES, Profile, parse_taps, taps_for
 from ...prompt_weights import parse_weights, plain_text
-from ...references import TOKEN, PreparedReference, Reference, from_images, prepare
+from ...references import TOKEN, PreparedReference, Reference, from_images, prepare_as
 from ...selection import selection_mask
 from ...system_prompts import AS_PROFILE
 from ..encoders.clip_hooks import weights_key
@@ -21,15 +21,22 @@ from .reports import budget_lines, foreign_word_lines, picture_lines, weight_lin
 
 
 def choose_profile(vlm: VLM, key: str) -> Profile:
+    """The row a widget names.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if key != "auto" and key not in PROFILES:
+        raise ValueError(f"There is no profile '{key}'; choose one of: auto, {', '.join(PROFILES)}.")
     return vlm.profile if key == "auto" else PROFILES[key]
 
 
-def gather(references: Sequence[Reference] | None, images: dict | None, profile: Profile) -> list[PreparedReference]:
+def gather(
+    references: Sequence[Reference] | None, images: dict | None, profile: Profile, token: int = TOKEN
+) -> list[PreparedReference]:
     """References and plain images as one list, references first, in the size the profile wants."""
-    return [
-        prepare(reference, profile.image_pixels // TOKEN**2)
-        for reference in (*(references or ()), *from_images(images or {}))
-    ]
+    given = (*(references or ()), *from_images(images or {}))
+    return [prepare_as(reference, profile, number, token) for number, reference in enumerate(given, 1)]
 
 
 def read_prompt(prompt: str, tokenizer) -> tuple[list[tuple[str, float]], list[str]]:
@@ -61,6 +68,10 @@ def label_texts(references: Sequence[PreparedReference]) -> list[str]:
     return [f"{reference.label}: " if reference.label else "" for reference in references]
 
 
+def _words(prompt: str | Sequence[tuple[str, float]]) -> str:
+    return prompt if isinstance(prompt, str) else plain_text(prompt)
+
+
 def encode_selected(
     vlm: VLM,
     profile: Profile,
@@ -78,6 +89,7 @@ def encode_selected(
         [len(reference.views) for reference in references],
         label_texts(references),
         strengths=[reference.strength for reference in references],
+        template=profile.chat,
     )
     everything, opener = encode(
         vlm,
@@ -85,7 +97,10 @@ def encode_selected(
         taps,
         [reference.views for reference in references],
         precision,
-        prompt=prompt if isinstance(prompt, str) else plain_text(prompt),
+        opener=profile.chat.opener,
+        pad=True,
+        drop=profile.drop if system == profile.system_for(_words(prompt), bool(references)) else 0,
+        prompt=_words(prompt),
     )
     everything = with_spans(everything, references)
     return everything, take(everything, selection_mask(everything.roles, selection, opener))
@@ -103,11 +118,15 @@ def empty_prompt(
     """The usual negative: the empty prompt, with the same pictures where the profile says so.
 
     It is kept, since it does not depend on the prompt.
+
+    Args:
+        system: a system prompt other than the profile's; empty for that.
     """
     references = references if profile.negative_pictures else ()
+    system = system or profile.system_for("", bool(references))
     pictures = tuple((tuple(map(fingerprint, r.views)), r.label, r.strength, r.start, r.end) for r in references)
     return negative_store(vlm).get(
-        (system, pictures, taps, selection, precision, weights_key(vlm.clip)),
+        (profile.key, system, pictures, taps, selection, precision, weights_key(vlm.clip)),
         lambda: encode_selected(vlm, profile, system, "", references, taps, selection, precision)[1],
         lambda hidden: hidden.nbytes,
     )
@@ -130,11 +149,12 @@ def run(
     known = choose_profile(vlm, profile)
     layers = parse_taps(taps, vlm.layers) if taps.strip() else taps_for(known, vlm.layers)
     pieces, removed = read_prompt(prompt, vlm.tokenizer)
-    system, removed_too = remove_control_tokens(system_prompt.strip() or known.system, vlm.tokenizer)
-    pictures = gather(references, images, known)
+    own_system, removed_too = remove_control_tokens(system_prompt.strip(), vlm.tokenizer)
+    pictures = gather(references, images, known, vlm.token_side)
+    system = own_system or known.system_for(plain_text(pieces), bool(pictures))
     chosen = known.encode_selection if selection == AS_PROFILE else selection
     everything, selected = encode_selected(vlm, known, system, pieces, pictures, layers, chosen, precision)
-    negative = empty_prompt(vlm, known, system, pictures, layers, chosen, precision)
+    negative = empty_prompt(vlm, known, own_system, pictures, layers, chosen, precision)
     lines = [
         *budget_lines(everything, selected, chosen, known, precision),
         *picture_lines(plain_text(pieces), pictures),
@@ -145,6 +165,8 @@ def run(
         lines.append(
             "The prompt is empty and there is no picture: this is an unconditional encode, useful as a negative."
         )
+    if own_system and not known.chat.system:
+        lines.append(f"Warning: {known.title} is given no system prompt, so system_prompt is not used.")
     if removed or removed_too:
         lines.append(f"Removed control tokens from the text: {', '.join(sorted({*removed, *removed_too}))}.")
     return selected, negative, "\n".join(lines)

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import torch
 
+from ...chat_templates import QWEN, Template
 from ...hidden_states import GENERATED, IMAGE, HiddenStates, make_hidden_states, take
 from ...limits import check_tokens
-from ...messages import Segment, chat, remove_control_tokens, token_bytes
-from ...profiles import Profile, parse_taps, taps_for
+from ...messages import Segment, chat, remove_control_tokens
+from ...profiles import LAP, Profile, parse_taps, taps_for
 from ...prompt_weights import plain_text
 from ...quoting import quoted
 from ...references import TOKEN, PreparedReference, Reference
@@ -39,6 +40,7 @@ class Request(NamedTuple):
     system: str
     instruction: Pieces
     pictures: Sequence[PreparedReference]
+    template: Template = QWEN
 
     @property
     def prompt(self) -> str:
@@ -57,6 +59,7 @@ class Request(NamedTuple):
             label_texts(self.pictures),
             answer,
             [picture.strength for picture in self.pictures],
+            self.template,
         )
 
 
@@ -91,7 +94,7 @@ def write(
     Raises:
         ValueError: if nothing can be written within the window.
     """
-    tokens = vlm.tokenize(request.segments([(prefill, 1.0)] if prefill else ()))
+    tokens = vlm.tokenize(request.segments([(prefill, 1.0)] if prefill else ()), opener=request.template.opener)
     read = len(tokens.ids) + sum(view.shape[1] * view.shape[2] // TOKEN**2 for views in request.views for view in views)
     check_tokens(read, vlm.decoder.config.max_position_embeddings, vlm.name)
     vlm.load(read + settings.max_length, len(taps), precision)
@@ -107,7 +110,7 @@ def write(
         profile.title,
     )
     decoded = decode(vlm, embedded, () if selection == ENCODE_AGAIN else taps, settings, limit, precision)
-    raw = token_bytes(vlm.tokenizer, decoded.ids)
+    raw = vlm.bytes_of(decoded.ids)
     # A text cut inside a character must not leave half of it behind.
     text = prefill + b"".join(raw).decode("utf-8", "ignore")
     hidden = None
@@ -131,7 +134,9 @@ def write(
 
 def _tokens_around(vlm: VLM, profile: Profile, request: Request) -> int:
     """Tokens that a plain encode selects besides the prompt and the pictures."""
-    segments = chat(profile.system, "x", list(map(len, request.views)), label_texts(request.pictures))
+    system = profile.system_for("x", bool(request.pictures))
+    views = list(map(len, request.views))
+    segments = chat(system, "x", views, label_texts(request.pictures), template=profile.chat)
     roles = torch.tensor(vlm.tokenize(segments).roles)
     return int((selection_mask(roles, profile.encode_selection) & (roles < IMAGE)).sum()) - 1
 
@@ -145,7 +150,14 @@ def read_given(
         (hidden states of every token, first token of the assistant's turn)
     """
     hidden, opener = encode(
-        vlm, request.segments(answer), taps, request.views, precision, prompt=request.prompt, text=plain_text(answer)
+        vlm,
+        request.segments(answer),
+        taps,
+        request.views,
+        precision,
+        opener=request.template.opener,
+        prompt=request.prompt,
+        text=plain_text(answer),
     )
     return with_spans(hidden, request.pictures), opener
 
@@ -206,7 +218,8 @@ def run(
             f"The prefill contains the control token '{leaked[0]}', which would end or break the answer. "
             f"Give only the first words of the answer."
         )
-    request = Request(system, instruction, gather(references, images, known))
+    pictures = gather(references, images, known, vlm.token_side)
+    request = Request(system, instruction, pictures, known.writing_chat)
     has_text = bool(plain_text(edited).strip())
     if not request.prompt.strip() and not request.pictures and not has_text:
         raise ValueError(
@@ -230,9 +243,10 @@ def run(
             )
     text = plain_text(answer)
     if chosen == ENCODE_AGAIN:
-        asked, selecting = known.system, known.encode_selection
+        asked, selecting = "", known.encode_selection
+        again = known.system_for(text, bool(request.pictures))
         everything, selected = encode_selected(
-            vlm, known, asked, answer, request.pictures, layers, selecting, precision
+            vlm, known, again, answer, request.pictures, layers, selecting, precision
         )
         selected = selected._replace(prompt=request.prompt, text=text)
     else:
@@ -241,6 +255,8 @@ def run(
             (hidden, written.opener) if hidden is not None else read_given(vlm, request, answer, layers, precision)
         )
         selected = take(everything, selection_mask(everything.roles, selecting, opener))
+    if known.combination != LAP:  # these models know one negative: the empty prompt as their own encode reads it
+        asked, selecting = "", known.encode_selection
     negative = empty_prompt(vlm, known, asked, request.pictures, layers, selecting, precision)
 
     lines = [

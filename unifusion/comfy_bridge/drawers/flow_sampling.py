@@ -29,7 +29,9 @@ def with_shift(model, mu: float):
 
 def image_tokens(latent, model) -> int:
     """Tokens the DiT draws for this latent: latent height x width over the patch area."""
-    patch = model.model.diffusion_model.patch
+    network = model.model.diffusion_model
+    patch = getattr(network, "patch", None) or getattr(network, "patch_size", 1)  # Krea 2's name, and the others'
+    patch = patch[-1] if isinstance(patch, (list, tuple)) else patch
     return math.ceil(latent.shape[-2] / patch) * math.ceil(latent.shape[-1] / patch)
 
 

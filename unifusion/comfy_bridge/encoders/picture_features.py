@@ -10,7 +10,6 @@ import hashlib
 
 import torch
 
-from .clip_hooks import weights_key
 from .kept import feature_store
 
 
@@ -28,18 +27,23 @@ def image_features(vlm, view: torch.Tensor) -> tuple[torch.Tensor, dict]:
         view: ``(1, height, width, 3)`` in 0..1.
 
     Returns:
-        ``(tokens, width)`` and ``{"grid": (1, 3), "deepstack": [...]}`` on the encoder's device.
+        ``(tokens, width)`` and ``{"grid": (1, 3), "deepstack": [...]}`` on the encoder's device; the grid alone for
+        encoders without DeepStack.
     """
 
     def compute():
         merged, extra = vlm.transformer.preprocess_embed({"type": "image", "data": view}, device=vlm.device)
+        if not isinstance(extra, dict):
+            return merged.cpu(), extra.cpu(), None
         return merged.cpu(), extra["grid"].cpu(), [features.cpu() for features in extra["deepstack"]]
 
     def size(kept) -> int:
-        return sum(features.numel() * features.element_size() for features in (kept[0], *kept[2]))
+        return sum(features.numel() * features.element_size() for features in (kept[0], *(kept[2] or ())))
 
     # patches_uuid: a LoRA on the text encoder makes other features.
-    merged, grid, deepstack = feature_store(vlm).get((fingerprint(view), weights_key(vlm.clip)), compute, size)
+    merged, grid, deepstack = feature_store(vlm).get((fingerprint(view), vlm.clip.patcher.patches_uuid), compute, size)
+    if deepstack is None:
+        return merged.to(vlm.device), grid.to(vlm.device)
     return merged.to(vlm.device), {
         "grid": grid.to(vlm.device),
         "deepstack": [features.to(vlm.device) for features in deepstack],

@@ -9,13 +9,14 @@ from typing import NamedTuple
 import comfy.model_management
 import torch
 
-from ...hidden_states import HiddenStates, make_hidden_states
+from ...hidden_states import SYSTEM, TEMPLATE, HiddenStates, make_hidden_states
 from ...limits import check_tokens
-from ...messages import IMAGE_PAD, Segment, Tokens, tokenize
-from ...profiles import PROFILES, Profile
+from ...messages import IMAGE_PAD, OPENER, Segment, Tokens
+from ...profiles import PROFILES, Profile, profile_of_encoder
 from ...references import TOKEN
 from .clip_hooks import check_hooks
 from .picture_features import image_features
+from .tokenizers import adapted, bytes_of, tokenize
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -46,14 +47,13 @@ class Embedded(NamedTuple):
         return self.embeds.shape[1]
 
 
-# Text encoders of ComfyUI 0.30 that have decoder layers but not what the method asks of a VLM.
+# Text encoders of ComfyUI 0.30 that have decoder layers, but no row.
 _WHY_NOT = {
-    "Gemma": "has another chat format and tokenizer, so the roles of its tokens cannot be known",
+    "Gemma": "belongs to a model whose conditioning has not been compared with ComfyUI's own",
     "Qwen35": "keeps a recurrent state in most layers, and ComfyUI builds no picture positions for it",
-    "Qwen25_7BVLI": "gets no picture positions from ComfyUI while it writes",
-    "Qwen": "reads text alone",
-    "Ministral": "reads text alone, in another chat format",
-    "Mistral": "reads text alone, in another chat format",
+    "Qwen": "belongs to a model whose conditioning has not been compared with ComfyUI's own",
+    "Ministral": "belongs to a model whose conditioning has not been compared with ComfyUI's own",
+    "Mistral": "belongs to a model whose conditioning has not been compared with ComfyUI's own",
 }
 
 
@@ -63,14 +63,21 @@ def why_not(transformer: type) -> str:
     for family, reason in _WHY_NOT.items():
         if any(name.startswith(family) for name in names):
             return reason
-    return "is not a vision-language model whose layers can be tapped"
+    return "is not a language model whose layers can be tapped"
+
+
+def grid_of(extra) -> torch.Tensor:
+    """``(1, 3)`` patches of a picture along time, height and width, as the encoder's own code keeps it."""
+    return extra["grid"] if isinstance(extra, dict) else extra
 
 
 def picture_inputs(transformer, embeds: torch.Tensor, info: list[dict]) -> dict:
     """What the decoder wants to know of pictures: positions, where they are, and their DeepStack features.
 
-    ComfyUI's own forward pass finds it out by itself from 0.27 on only.
+    ComfyUI's own forward pass finds it out by itself from 0.27 on only; Qwen2.5-VL's always did.
     """
+    if not hasattr(transformer, "build_image_inputs"):
+        return {}
     positions, pictures, deepstack = transformer.build_image_inputs(embeds, info) if info else (None, None, None)
     return {"position_ids": positions, "visual_pos_masks": pictures, "deepstack_embeds": deepstack}
 
@@ -79,11 +86,20 @@ class _DeepestTapReached(Exception):
     pass
 
 
+def _row_of(module) -> Profile | None:
+    """The row of a CLIP's module: the nearest of its classes that says how it encodes."""
+    for parent in type(module).__mro__:
+        row = profile_of_encoder(parent.__name__.rstrip("_"), getattr(module, "clip", ""))
+        if row is not None or "encode_token_weights" in vars(parent):
+            return row
+    return None
+
+
 class VLM:
     """The text encoder of one ``CLIP``, seen as a stack of decoder layers.
 
     Raises:
-        ValueError: if the text encoder has no decoder layers that can be tapped.
+        ValueError: if the text encoder has no decoder layers that can be tapped, or no row of ``profiles`` knows it.
     """
 
     def __init__(self, clip):
@@ -93,13 +109,14 @@ class VLM:
         self.encoder = getattr(model, getattr(model, "clip", ""), None)
         transformer = getattr(self.encoder, "transformer", None)
         decoder = getattr(transformer, "model", None)
-        wrapper = getattr(clip.tokenizer, getattr(clip.tokenizer, "clip", ""), None)
-        self.tokenizer = getattr(wrapper, "tokenizer", None)
+        self.wrapper = getattr(clip.tokenizer, getattr(clip.tokenizer, "clip", ""), None)
+        self.tokenizer = adapted(getattr(self.wrapper, "tokenizer", None))
         kind = type(model).__name__.rstrip("_")
-        if not hasattr(decoder, "layers") or not hasattr(transformer, "build_image_inputs"):
+        self.row = _row_of(model)
+        if not hasattr(decoder, "layers") or (self.row is None and not hasattr(transformer, "build_image_inputs")):
             raise ValueError(
                 f"This text encoder ({kind}) {why_not(type(transformer))}. Load a Qwen3-VL encoder "
-                f"(CLIPLoader, type 'krea2') or the UniFusion miniature."
+                f"(CLIPLoader, type 'krea2'), the UniFusion miniature, or an encoder of docs/models.md."
             )
         self.decoder = decoder
         self.transformer = transformer
@@ -122,11 +139,31 @@ class VLM:
     @property
     def profile(self) -> Profile:
         """The profile this encoder belongs to."""
-        own = getattr(self.clip.cond_stage_model, "unifusion_profile", None)
-        return PROFILES[own or ("krea2" if "Krea2" in self.kind else "qwen3vl")]
+        return self.row or PROFILES["qwen3vl"]
 
-    def tokenize(self, segments: Sequence[Segment]) -> Tokens:
-        return tokenize(segments, self.tokenizer)
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether the encoder has a vision tower."""
+        return hasattr(self.transformer, "visual") and hasattr(self.transformer, "preprocess_embed")
+
+    @property
+    def token_side(self) -> int:
+        """Pixels along one side of a token of a picture."""
+        return 2 * getattr(getattr(self.transformer, "visual", None), "patch_size", TOKEN // 2)
+
+    def tokenize(self, segments: Sequence[Segment], *, opener: str = OPENER, pad: bool = False) -> Tokens:
+        """Tokens of a chat.
+
+        Args:
+            segments: from ``messages.chat``.
+            opener: text of the segment that opens the assistant's turn.
+            pad: whether to pad as the stock encode does.
+        """
+        return tokenize(segments, self.wrapper, self.tokenizer, opener=opener, pad=pad)
+
+    def bytes_of(self, ids: Sequence[int]) -> list[bytes]:
+        """UTF-8 bytes of every token."""
+        return bytes_of(self.tokenizer, ids)
 
     def load(self, tokens: int, taps: int, precision: str = "fp32") -> None:
         """Ask ComfyUI to bring the encoder to its device with room for a sequence of ``tokens``.
@@ -149,17 +186,26 @@ class VLM:
         Args:
             tokens: from :meth:`tokenize`, with one ``<|image_pad|>`` per view.
             pictures: for each picture its views, each ``(1, height, width, 3)`` in 0..1.
+
+        Raises:
+            ValueError: if there are pictures and the encoder cannot see.
         """
         views = [view for picture in pictures for view in picture]
+        if views and not self.reads_pictures:
+            raise ValueError(
+                f"This text encoder ({self.kind}, {self.name}) reads text alone, so it cannot see the pictures. "
+                f"Disconnect them, or load an encoder that sees, such as Qwen3-VL-4B (CLIPLoader, type 'krea2')."
+            )
         features = [image_features(self, view) for view in views]
         queue = iter(features)
-        pad = self.tokenizer.convert_tokens_to_ids(IMAGE_PAD)
+        pad = self.tokenizer.convert_tokens_to_ids(IMAGE_PAD) if views else None
         row = [{"type": "embedding", "data": next(queue)[0]} if token == pad else token for token in tokens.ids]
         embeds, mask, _, info = self.encoder.process_tokens([row], self.device)
         sizes = []
         for span, (_, extra) in zip(info, features, strict=True):
             span.update(type="image", extra=extra)
-            sizes.append((int(extra["grid"][0][1]) // 2, int(extra["grid"][0][2]) // 2))
+            grid = grid_of(extra)
+            sizes.append((int(grid[0][1]) // 2, int(grid[0][2]) // 2))
         roles, weights, pieces, opener, lengths = [], [], [], tokens.opener, iter(span["size"] for span in info)
         for index, token in enumerate(tokens.ids):
             if index == tokens.opener:
@@ -178,21 +224,31 @@ class VLM:
         """Collect the inputs of the tapped layers; yields a dict layer -> ``(1, tokens, width)``.
 
         Args:
-            taps: layers.
+            taps: layers; their number itself is the end of the last one, behind the final norm where the row says so.
             stop: end the forward pass at the deepest tap; what lies behind it is not needed for conditioning.
         """
         caught: dict[int, torch.Tensor] = {}
         deepest = max(taps)
 
-        def hook(layer):
-            def catch(_module, args, kwargs):
-                caught[layer] = kwargs["x"] if "x" in kwargs else args[0]
-                if stop and layer == deepest:
-                    raise _DeepestTapReached
+        def caught_at(layer, value):
+            caught[layer] = value
+            if stop and layer == deepest:
+                raise _DeepestTapReached
 
-            return catch
+        def before(layer):
+            return lambda _module, args, kwargs: caught_at(layer, kwargs["x"] if "x" in kwargs else args[0])
 
-        handles = [self.decoder.layers[tap].register_forward_pre_hook(hook(tap), with_kwargs=True) for tap in taps]
+        norm, layers = self.decoder.norm, self.decoder.layers
+        handles = []
+        for tap in taps:
+            if tap < len(layers):
+                handles.append(layers[tap].register_forward_pre_hook(before(tap), with_kwargs=True))
+            elif norm is None:
+                handles.append(layers[-1].register_forward_hook(lambda _m, _a, out, tap=tap: caught_at(tap, out[0])))
+            elif self.profile.final_norm:
+                handles.append(norm.register_forward_hook(lambda _m, _a, out, tap=tap: caught_at(tap, out)))
+            else:
+                handles.append(norm.register_forward_pre_hook(before(tap), with_kwargs=True))
         try:
             yield caught
         except _DeepestTapReached:
@@ -213,7 +269,7 @@ class VLM:
         with comfy.model_management.cuda_device_context(self.device), self.tapped(taps, stop=True) as caught:
             self.transformer(
                 None,
-                embedded.mask,
+                embedded.mask if self.encoder.enable_attention_masks else None,
                 embeds=embeds,
                 num_tokens=[embedded.tokens],
                 embeds_info=embedded.info,
@@ -230,14 +286,30 @@ def stack(caught: dict[int, torch.Tensor], taps: Sequence[int]) -> torch.Tensor:
 
 
 def encode(
-    vlm: VLM, segments: Sequence[Segment], taps: Sequence[int], pictures=(), precision: str = "fp32", **about
+    vlm: VLM,
+    segments: Sequence[Segment],
+    taps: Sequence[int],
+    pictures=(),
+    precision: str = "fp32",
+    *,
+    opener: str = OPENER,
+    pad: bool = False,
+    drop: int = 0,
+    **about,
 ) -> tuple[HiddenStates, int]:
     """Teacher-forced pass over a chat.
+
+    Args:
+        opener, pad: as in :meth:`VLM.tokenize`.
+        drop: tokens at the beginning that count as system, and no others before the user's words.
 
     Returns:
         (hidden states of every token, index of the first token of the assistant's turn)
     """
-    tokens = vlm.tokenize(segments)
+    tokens = vlm.tokenize(segments, opener=opener, pad=pad)
+    if drop:
+        roles = [TEMPLATE if role == SYSTEM else role for role in tokens.roles]
+        tokens = tokens._replace(roles=[SYSTEM] * drop + roles[drop:])
     seen = sum(view.shape[1] * view.shape[2] // TOKEN**2 for views in pictures for view in views)
     check_tokens(len(tokens.ids) + seen, vlm.decoder.config.max_position_embeddings, vlm.name)
     vlm.load(len(tokens.ids) + seen, len(taps), precision)

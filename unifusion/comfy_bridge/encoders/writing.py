@@ -11,6 +11,7 @@ import comfy.model_management
 import comfy.utils
 import torch
 
+from ...profiles import WRITE_ELSEWHERE
 from ...verifi import Decoding
 from .text_encoder import PRECISIONS, VLM, Embedded
 
@@ -37,17 +38,26 @@ def check_can_write(vlm: VLM) -> None:
     """Refuse text encoders that cannot generate.
 
     Raises:
-        ValueError: naming the text encoder and the reason.
+        ValueError: naming the text encoder, the reason, which CLIP could write instead and how to wire it.
     """
     missing = [name for name in ("logits", "sample_token", "init_kv_cache") if not hasattr(vlm.transformer, name)]
-    if missing or vlm.decoder.norm is None:
-        reason = (
-            "ComfyUI has no text generation for it" if missing else "its last layers and its final norm are cut off"
-        )
+    stops = stop_tokens(vlm)
+    if missing or vlm.decoder.norm is None or not stops:
+        if missing:
+            reason = "ComfyUI has no text generation for it"
+        elif vlm.decoder.norm is None:
+            reason = "its last layers and its final norm are cut off"
+        else:
+            reason = "ComfyUI does not know the tokens that end its text"
         raise ValueError(
-            f"This text encoder ({vlm.kind}, {vlm.name}) cannot write text: {reason}. Load Qwen3-VL-4B "
-            f"(CLIPLoader, type 'krea2') or the UniFusion miniature, or use VLM Encode."
+            f"This text encoder ({vlm.kind}, {vlm.name}) cannot write text: {reason}. "
+            f"{vlm.profile.cannot_write or WRITE_ELSEWHERE}"
         )
+
+
+def stop_tokens(vlm: VLM) -> set[int]:
+    """Ids that end a written text."""
+    return {*getattr(vlm.decoder.config, "stop_tokens", ()), *vlm.profile.stop_tokens}
 
 
 def precision_for(vlm: VLM, choice: str) -> str:
@@ -81,7 +91,7 @@ def decode(
         precision: ``"fp32"`` or ``"bf16"``.
     """
     transformer, decoder, dtype = vlm.transformer, vlm.decoder, PRECISIONS[precision]
-    stops = set(decoder.config.stop_tokens)
+    stops = stop_tokens(vlm)
     never = _never_written(vlm, stops)
     generator = torch.Generator(device=vlm.device).manual_seed(settings.seed) if settings.sample else None
     progress = comfy.utils.ProgressBar(limit)

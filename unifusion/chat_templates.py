@@ -1,0 +1,52 @@
+"""How a chat is written down for each kind of language model: plain strings around what is said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """The strings around a system prompt, pictures, an instruction and an answer.
+
+    Attributes:
+        system: around the system prompt, ``{}`` is its place; empty for models that are given none.
+        user: opens the user's turn.
+        close: ends the user's turn.
+        opener: opens the assistant's turn; empty where it is not opened.
+        image: around one view of a picture, ``{}`` is its place.
+        strip_user: the drawing model was trained without the opening of the user's turn, which then counts as system.
+    """
+
+    system: str = ""
+    user: str = ""
+    close: str = ""
+    opener: str = ""
+    image: str = "<|vision_start|>{}<|vision_end|>"
+    strip_user: bool = True
+
+    def opening(self, system: str) -> list[tuple[str, bool]]:
+        """What stands before the user's words: (text, whether the drawing model is not given it)."""
+        before = self.system.replace("{}", system) if self.system else ""
+        if self.strip_user:
+            return [(before + self.user, True)]
+        return [(before, True), (self.user, False)] if before else [(self.user, False)]
+
+
+QWEN = Template(
+    system="<|im_start|>system\n{}<|im_end|>\n",
+    user="<|im_start|>user\n",
+    close="<|im_end|>\n",
+    opener="<|im_start|>assistant\n",
+)
+NO_THINKING = "<think>\n\n</think>\n\n"
+QWEN_NO_THINKING = replace(QWEN, opener=QWEN.opener + NO_THINKING)  # what Qwen3 is to write without thinking aloud
+QWEN_USER_ONLY = replace(QWEN, system="", strip_user=False)
+KLEIN = replace(QWEN_USER_ONLY, opener=QWEN_NO_THINKING.opener)
+BOOGU = replace(QWEN, opener="", strip_user=False)
+JOYIMAGE = replace(QWEN, system="<|im_start|>system\n \\n{}<|im_end|>\n")
+MISTRAL = Template(system="[SYSTEM_PROMPT]{}[/SYSTEM_PROMPT]", user="[INST]", opener="[/INST]", strip_user=False)
+BARE = Template(strip_user=False)
+# Gemma has no system turn: the system prompt opens the user's.
+GEMMA = Template(system="<start_of_turn>user\n{}\n\n", close="<end_of_turn>\n", opener="<start_of_turn>model\n")
+LUMINA2 = Template(system="{} <Prompt Start> ", strip_user=False)

@@ -1,0 +1,151 @@
+"""Drawing models without pooling inside: hidden states become exactly what ComfyUI's own text encoding hands them."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import comfy.model_management
+import torch
+
+from ...combination import combine
+from ...hidden_states import PADDING, HiddenStates, take
+from ...layer_gains import apply_gains
+from ...profiles import MASK_ALWAYS, MASK_NEVER, Profile, profiles_of_model
+from .conditioning import MISSING_NEGATIVE, about, schedule_pieces
+from .pooling_weights import ABOUT
+
+_BEFORE_EDGE = 1e-5  # ComfyUI counts both ends of a range; a step exactly on an edge belongs to the later part
+
+
+class StockDrawer:
+    """A MODEL that takes hidden states of its encoder without pooling, by its row of ``profiles``.
+
+    Raises:
+        ValueError: if no row knows the MODEL.
+    """
+
+    def __init__(self, model):
+        self.patcher = model
+        kind = kind_of(model)
+        self.rows = profiles_of_model(kind, features_of(model)) if kind else []
+        if not self.rows:
+            raise ValueError(
+                f"This MODEL ({type(_network(model) or model.model).__name__}) has no Layerwise Attention Pooling inside, "
+                f"and is none whose conditioning is known. Load Krea 2 or a model of docs/models.md with the stock "
+                f"Load Diffusion Model node, or the UniFusion miniature; or use this MODEL's own text-encode node."
+            )
+
+    def row_for(self, hidden: HiddenStates, which: str) -> Profile:
+        """The row that hidden states and MODEL share.
+
+        Raises:
+            ValueError: if they come from another encoder, other layers, or hold values that would turn the picture black.
+        """
+        own = [row for row in self.rows if any(hidden.vlm.split(" ")[0] == name for _, name in row.encoders)]
+        wanted = [row for row in own if len(row.taps) == len(hidden.taps)]
+        features = features_of(self.patcher)
+        found = len(hidden.taps) * hidden.width
+        if not wanted or (features and found != features):
+            row = self.rows[0]
+            raise ValueError(
+                f"The {which} hidden states have {len(hidden.taps)} taps of width {hidden.width} (from {hidden.vlm}), but "
+                f"this MODEL ({row.title}) takes {len(row.taps)} of its own encoder"
+                + (f", {features} numbers a token" if features else "")
+                + ". Load the text encoder that belongs to the MODEL, with the CLIPLoader type of its name."
+            )
+        if not torch.isfinite(hidden.states).all():
+            raise ValueError(
+                f"The {which} hidden states contain NaN or infinite values. Encode again with precision "
+                f"'fp32', and without LoRAs on the text encoder."
+            )
+        return wanted[0]
+
+    def to_conditioning(self, hidden: HiddenStates, which: str, gains: list[float], keep_rms: bool) -> list:
+        """Hidden states as ComfyUI's conditioning, one entry for each part of the schedule in which other tokens count.
+
+        Raises:
+            ValueError: if the states do not belong to the model, or no token is left.
+        """
+        row = self.row_for(hidden, which)
+        check_weights(row, hidden)
+        entries = []
+        for start, end, keep in schedule_pieces(hidden):
+            if not keep.any():
+                raise ValueError(
+                    f"No token of the {which} hidden states is left between {start:.0%} and {end:.0%} of the "
+                    f"schedule: every weight is 0 or outside its range. Raise a weight or widen a range."
+                )
+            part = hidden if keep.all() else take(hidden, keep)
+            tensor = combine(apply_gains(part.states, gains, keep_rms), row.combination)
+            options = {"pooled_output": None, **mask_options(row, part), ABOUT: about(hidden)}
+            if (start, end) != (0.0, 1.0):
+                options |= {
+                    "start_percent": max(0.0, start - _BEFORE_EDGE),
+                    "end_percent": end if end == 1 else end - _BEFORE_EDGE,
+                }
+            entries.append([tensor.to(comfy.model_management.intermediate_device()), options])
+        return entries
+
+    def pair(
+        self, positive: HiddenStates, negative: HiddenStates, gains: list[float], keep_rms: bool
+    ) -> tuple[list, list]:
+        """Positive and negative conditioning."""
+        return (
+            self.to_conditioning(positive, "positive", gains, keep_rms),
+            self.to_conditioning(negative, "negative", gains, keep_rms),
+        )
+
+    def no_negative(self, positive: list) -> list:
+        """Zeros in the shape of the positive, marked as not given."""
+        tensor, options = positive[0]
+        kept = {key: options[key] for key in ("pooled_output", "attention_mask") if key in options}
+        return [[torch.zeros_like(tensor), {**kept, MISSING_NEGATIVE: True}]]
+
+    def ready(self):
+        """The MODEL as it is: it takes stock conditioning."""
+        return self.patcher
+
+    def note(self, hidden: HiddenStates) -> str:
+        """What the report says of the combination."""
+        row = self.row_for(hidden, "positive")
+        return "the layer as it is" if len(hidden.taps) == 1 else f"{len(hidden.taps)} layers, {row.combination}"
+
+
+def kind_of(model) -> str:
+    """Class of a MODEL that a row names, or an empty string; the nearest class counts, as some build on others."""
+    names = [parent.__name__ for parent in type(model.model).__mro__]
+    return next((name for name in names if profiles_of_model(name)), "")
+
+
+def features_of(model) -> int:
+    """Numbers a token that the text input of a MODEL takes; 0 if its row does not say where that stands."""
+    for row in profiles_of_model(kind_of(model)):
+        layer = reduce(lambda part, name: getattr(part, name, None), row.text_input.split("."), _network(model))
+        if layer is not None and row.text_input:
+            return int(getattr(layer, "in_features", 0))
+    return 0
+
+
+def _network(model):
+    return getattr(model.model, "diffusion_model", None)
+
+
+def check_weights(row: Profile, hidden: HiddenStates) -> None:
+    """Refuse weights where nothing carries them; 0 always removes.
+
+    Raises:
+        ValueError: if a token has another weight than 0 or 1.
+    """
+    if ((hidden.weights != 1) & (hidden.weights != 0)).any():
+        raise ValueError(
+            f"{row.title} has no place that carries a token's weight, so strengths and word weights other than 0 and 1 "
+            f"would do nothing. Set them to 1; 0 removes."
+        )
+
+
+def mask_options(row: Profile, hidden: HiddenStates) -> dict:
+    """The attention mask the row's own text encoding hands on, ``(1, tokens)`` int64."""
+    mask = (hidden.roles != PADDING).long()[None]
+    if row.mask == MASK_NEVER or (row.mask != MASK_ALWAYS and bool(mask.all())):
+        return {}
+    return {"attention_mask": mask.to(comfy.model_management.intermediate_device())}
