@@ -7,6 +7,7 @@ from pathlib import Path
 
 import comfy.sd
 import folder_paths
+from safetensors import safe_open
 
 from ...miniature import MINIATURE, read_config
 from ...quoting import quoted
@@ -15,6 +16,7 @@ from ..read_files import check_files, read_safetensors
 
 BUNDLED = "bundled miniature"
 KIND = "unifusion"
+TAPS = "unifusion.taps"  # metadata of a DiT: layers it was trained with, as in "1, 3, 5, 7"
 
 
 def register() -> None:
@@ -76,16 +78,30 @@ def load_folder(folder: str | Path):
     model = comfy.sd.load_diffusion_model_state_dict(dict(weights)) if fused is not None else None
     if model is None:
         raise ValueError(
-            f"dit.safetensors in '{folder.name}' is not a diffusion transformer in Krea 2's layout "
+            f"dit.safetensors in {quoted(folder.name)} is not a diffusion transformer in Krea 2's layout "
             f"(txtfusion.projector.weight is what it is known by). Put a trained UniFusion DiT there."
         )
     config = read_config(folder / "vlm")
     if fused.shape[-1] != len(config.taps):
         raise ValueError(
-            f"dit.safetensors in '{folder.name}' pools {fused.shape[-1]} layers, but its VLM has "
+            f"dit.safetensors in {quoted(folder.name)} pools {fused.shape[-1]} layers, but its VLM has "
             f"{len(config.taps)} taps. Take DiT and VLM from the same training."
+        )
+    trained = taps_of(Path(path))
+    if trained is not None and trained != config.taps:
+        raise ValueError(
+            f"dit.safetensors in {quoted(folder.name)} was trained with layers {', '.join(map(str, trained))}, but the "
+            f"config.json of its VLM names {', '.join(map(str, config.taps))}. Take both from the same training."
         )
     model.cached_patcher_init = (comfy.sd.load_diffusion_model, (path, {}))
     vae = comfy.sd.VAE(sd=read_safetensors(folder / "vae.safetensors"))
     vae.throw_exception_if_invalid()
     return model, clip, vae
+
+
+def taps_of(path: Path) -> tuple[int, ...] | None:
+    """Layers that a file of a DiT says it was trained with, or None if it does not say."""
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get(TAPS, "")
+    found = [part.strip() for part in text.split(",")]
+    return tuple(map(int, found)) if all(part.isdecimal() for part in found) else None

@@ -18,7 +18,8 @@ from comfy import sd1_clip
 from transformers import Qwen2Tokenizer
 
 from ...messages import IMAGE_PAD, VISION_BLOCK, chat_text
-from ...miniature import SIDE, VLMConfig, read_config
+from ...miniature import SIDE, VLMConfig, check_weights, read_config
+from ...quoting import printable, quoted
 from ...system_prompts import MINIATURE_SYSTEM
 from ..read_files import check_files, read_safetensors
 from .text_encoder import picture_inputs
@@ -119,6 +120,7 @@ class MiniatureTEModel(sd1_clip.SD1ClipModel):
             clip_model=partial(MiniatureClipModel, config=config, tokens=tokens),
         )
         self.tokens = tokens
+        self.unifusion_taps = config.taps  # the folder's own: they are what its drawing model was trained with
 
     def encode_token_weights(self, token_weight_pairs):
         """Conditioning (1, tokens, taps * width) of what stands after the user turn's opening, as Krea 2's encoder."""
@@ -175,6 +177,29 @@ class MiniatureTokenizer(qwen3vl.Qwen3VLTokenizer):
         return tokens
 
 
+def _token_ids(folder: Path, config: VLMConfig) -> dict:
+    """Ids that the encoder needs to know.
+
+    Raises:
+        ValueError: if the tokenizer's files are damaged, or of another vocabulary than the weights.
+    """
+    try:
+        words = Qwen2Tokenizer.from_pretrained(str(folder), local_files_only=True)
+        ids = words.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>", "<|image_pad|>"])
+        turn = list(words("<|im_start|>user\n")["input_ids"])
+    except Exception as error:  # whatever transformers and tokenizers raise for a damaged file
+        raise ValueError(
+            f"The tokenizer in {quoted(folder.name)} cannot be read ({printable(error)[:120].rstrip('.')}). Take "
+            f"vocab.json, merges.txt and tokenizer_config.json from the training of its weights."
+        ) from None
+    if any(type(number) is not int for number in ids) or len(words) > config.vocab_size:
+        raise ValueError(
+            f"The tokenizer in {quoted(folder.name)} ({len(words)} tokens) does not belong to its weights "
+            f"({config.vocab_size}): take both from the same training."
+        )
+    return dict(zip(("pad", "end", "image"), ids)) | {"user turn": turn}
+
+
 def load_clip(folder: str | Path) -> comfy.sd.CLIP:
     """The miniature's VLM as a stock CLIP.
 
@@ -187,17 +212,9 @@ def load_clip(folder: str | Path) -> comfy.sd.CLIP:
     folder = Path(folder)
     check_files(folder, ("model.safetensors", "config.json", "vocab.json", "merges.txt", "tokenizer_config.json"))
     weights = read_safetensors(folder / "model.safetensors")
-    try:
-        config = read_config(folder)
-    except (KeyError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"config.json in '{folder.name}' is not the miniature's: {error!r}. Take the config.json that "
-            f"was saved with these weights."
-        ) from None
-    words = Qwen2Tokenizer.from_pretrained(str(folder), local_files_only=True)
-    ids = words.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>", "<|image_pad|>"])
-    tokens = dict(zip(("pad", "end", "image"), ids))
-    tokens["user turn"] = list(words("<|im_start|>user\n")["input_ids"])
+    config = read_config(folder)
+    check_weights(config, {name: tuple(tensor.shape) for name, tensor in weights.items()}, folder.name)
+    tokens = _token_ids(folder, config)
 
     class Target:
         params = {"config": config, "tokens": tokens}
@@ -213,7 +230,7 @@ def load_clip(folder: str | Path) -> comfy.sd.CLIP:
         problem = str(error).splitlines()[-1].strip()
     if problem:
         raise ValueError(
-            f"model.safetensors in '{folder.name}' does not belong to its config.json: {problem}. Take "
+            f"model.safetensors in {quoted(folder.name)} does not belong to its config.json: {problem}. Take "
             f"both from the same training."
         )
     clip.patcher.cached_patcher_init = (_load_clip_patcher, (folder,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import comfy.model_management
@@ -139,7 +140,9 @@ class VLM:
     @property
     def profile(self) -> Profile:
         """The profile this encoder belongs to."""
-        return self.row or PROFILES["qwen3vl"]
+        row = self.row or PROFILES["qwen3vl"]
+        own = getattr(self.clip.cond_stage_model, "unifusion_taps", None)  # a folder's, in place of the table's
+        return row if own is None or own == row.taps else replace(row, taps=own)
 
     @property
     def reads_pictures(self) -> bool:
