@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from .hidden_states import IMAGE, HiddenStates, image_role, role_name
-from .quoting import quoted
+from .quoting import printable, quoted
 
 
 class View(NamedTuple):
@@ -184,7 +184,9 @@ def find_words(hidden: HiddenStates, wanted: str) -> list[Word]:
         ]
         if not spans:
             there = ", ".join(dict.fromkeys(known.text for known in words_of(hidden))) or "none"
-            raise ValueError(f"The word {quoted(word)} is not among the tokens used; their words are: {there[:300]}.")
+            raise ValueError(
+                f"The word {quoted(word)} is not among the tokens used; their words are: {printable(there[:300])}."
+            )
         found.append(Word(word, tuple(sorted({owner[i] for start, end in spans for i in range(start, end)}))))
     return found
 

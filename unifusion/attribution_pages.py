@@ -15,6 +15,7 @@ from .hidden_states import HiddenStates
 
 SIZE = (1024, 768)  # width, height of a page in pixels; text stays legible when the node shows it at half of that
 _STYLE = {
+    "text.parse_math": False,  # words may hold dollars
     "font.size": 17,
     "axes.titlesize": 20,
     "axes.labelsize": 17,

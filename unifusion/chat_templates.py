@@ -28,9 +28,7 @@ class Template:
     def opening(self, system: str) -> list[tuple[str, bool]]:
         """What stands before the user's words: (text, whether the drawing model is not given it)."""
         before = self.system.replace("{}", system) if self.system else ""
-        if self.strip_user:
-            return [(before + self.user, True)]
-        return [(before, True), (self.user, False)] if before else [(self.user, False)]
+        return [(before, True), (self.user, self.strip_user)] if before else [(self.user, self.strip_user)]
 
 
 QWEN = Template(

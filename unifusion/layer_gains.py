@@ -11,12 +11,33 @@ CUSTOM = "custom"
 LARGEST = 1000.0  # far beyond use; keeps the scaled states finite in float32
 
 # The first gain is the one Krea 2 users settled on: it strengthens prompt following and keeps known characters.
+# Tap numbers are Krea 2's, of twelve; other encoders take the taps of the same depth (see preset_gains).
+_TAPS = 12
 PRESETS: dict[str, dict[int, float]] = {
     OFF: {},
     "1.45 on tap 11": {11: 1.45},
     "more layout (early taps 1.2)": {4: 1.2, 5: 1.2},
     "more detail (late taps 1.2)": {9: 1.2, 10: 1.2, 11: 1.2},
 }
+
+
+def preset_gains(preset: str, taps: int) -> list[float]:
+    """Gain of every tap of a preset.
+
+    Args:
+        preset: a key of :data:`PRESETS`.
+        taps: how many there are; a preset's tap k of twelve is the one at the same depth.
+
+    Raises:
+        ValueError: if there is no such preset.
+    """
+    if preset not in PRESETS:
+        raise ValueError(
+            f"There is no preset of layer gains {quoted(preset)}; choose one of: {', '.join(PRESETS)}, {CUSTOM}."
+        )
+    return with_gains(
+        [1.0] * taps, {max(1, round(number * taps / _TAPS)): gain for number, gain in PRESETS[preset].items()}
+    )
 
 
 def parse_gains(text: str, taps: tuple[int, ...]) -> list[float]:

@@ -175,6 +175,32 @@ def _normalised(texts: Sequence[str], control: Sequence[str]) -> tuple[str, list
     return "".join(done), ends
 
 
+def _keep_a_torn_opening(
+    segments: Sequence[Segment], ends: Sequence[int], raw: Sequence[bytes], roles: list[int]
+) -> None:
+    """The opening of the user's turn counts as template where its last token has merged with the words behind it.
+
+    ComfyUI cuts it off by its tokens (``krea2.py``: "user", then a line end) and leaves it where the line end is part of
+    another token, as in front of a prompt that begins with one.
+    """
+    last = max((index for index, segment in enumerate(segments) if segment.role == SYSTEM), default=0)
+    if not last or not segments[last].text or segments[last].role != SYSTEM:
+        return
+    start, border, position = ends[last - 1], ends[last], 0
+    inside = []
+    for index, piece in enumerate(raw):
+        if position == border:
+            return
+        if start <= position < border:
+            inside.append(index)
+        position += len(piece)
+        if position > border:
+            break
+    for index in inside:
+        if roles[index] == SYSTEM:
+            roles[index] = TEMPLATE
+
+
 def tokenize(segments: Sequence[Segment], tokenizer, opener_text: str = OPENER) -> Tokens:
     """Tokenise a chat as one string, as ComfyUI does, and give every token the role of the segment it ends in.
 
@@ -202,4 +228,5 @@ def tokenize(segments: Sequence[Segment], tokenizer, opener_text: str = OPENER) 
         weights.append(segments[segment].weight)
         if segments[segment].text == opener_text:
             opener = min(opener, index)
+    _keep_a_torn_opening(segments, ends, raw, roles)
     return Tokens(ids, roles, weights, [piece.decode("utf-8", "replace") for piece in raw], opener)

@@ -17,6 +17,7 @@ from .chat_templates import (
     QWEN_USER_ONLY,
     Template,
 )
+from .miniature import SIDE
 from .picture_rules import PictureRule, area_of_384, longest_side_of_384, nearest_joyimage_size
 from .quoting import quoted
 from .selection import ENCODE_AGAIN
@@ -83,6 +84,7 @@ class Profile:
         rewrite_selection: the same after VERIFI.
         window: tokens the DiT was trained with, 0 if unknown.
         image_pixels: picture area given to the VLM by default, in pixels.
+        picture_side: pixels of both sides of every view, where the VLM has learned one size alone; 0 = any.
         min_side: smallest side a picture may have for the VLM, in pixels.
         negative_pictures: whether the usual negative, the empty prompt, holds the pictures of the positive too.
         stop_tokens: ids that end a written text besides the encoder's own.
@@ -116,6 +118,7 @@ class Profile:
     rewrite_selection: str = "everything after the system prompt"
     window: int = 0
     image_pixels: int = 384 * 384
+    picture_side: int = 0
     min_side: int = 32
     negative_pictures: bool = True
     stop_tokens: tuple[int, ...] = ()
@@ -171,7 +174,8 @@ PROFILES: dict[str, Profile] = {
             encode_selection="images and prompt",
             rewrite_selection="images and rewritten text",
             window=160,
-            image_pixels=128 * 128,
+            image_pixels=SIDE**2,
+            picture_side=SIDE,
             # Its unconditional training had no picture. Pictures alone mean "draw this again" to it; guidance away from
             # that overdoes every change: half of the recoloured things lost their texture or shape.
             negative_pictures=False,

@@ -21,8 +21,12 @@ def printable(text: object) -> str:
 
 def quoted(text: object, limit: int = LONGEST) -> str:
     """``'text'`` for a sentence: printable, and cut in its middle when it is longer than ``limit`` characters."""
-    text = str(text)
-    if len(text) > limit:
-        half = (limit - 1) // 2
-        text = f"{text[:half]}…{text[len(text) - half :]}"
-    return f"'{printable(text)}'"
+    shown = printable(_shortened(str(text), limit))
+    return f"'{_shortened(shown, limit)}'"  # again: an escaped character takes up to ten
+
+
+def _shortened(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    half = (limit - 1) // 2
+    return f"{text[:half]}…{text[len(text) - half :]}"

@@ -360,13 +360,32 @@ def prepare_as(reference: Reference, profile: Profile, number: int, token: int =
     if profile.picture_rule is not None and not reference.tokens and reference.tiles <= 1:
         note = reference.note
         prepared = prepared._replace(views=(profile.picture_rule(reference.picture),), note=note)
+    if profile.picture_side:
+        prepared = _squared(prepared, reference, profile)
     label = reference.label or profile.label.format(number)
     return prepared._replace(label=label, token=token)
 
 
+def _squared(prepared: PreparedReference, reference: Reference, profile: Profile) -> PreparedReference:
+    """Every view at the one size that the encoder has learned; said where that changes what was asked for."""
+    side = profile.picture_side
+    pieces = [*patches(reference.picture, reference.tiles), reference.picture]
+    views = tuple(piece if piece.shape[1:3] == (side, side) else resize(piece, (side, side)) for piece in pieces)
+    height, width = reference.picture.shape[1:3]
+    notes = [reference.note] if reference.note else []
+    if abs(log(width / height)) > log(1.25):
+        notes.append(f"its shape {width}:{height} is seen as a square, all that {profile.title} knows")
+    if reference.tokens and reference.tokens != (side // TOKEN) ** 2:
+        notes.append(
+            f"the token budget does not count: {profile.title} reads every view as {(side // TOKEN) ** 2} tokens"
+        )
+    return prepared._replace(views=views, note="; ".join(notes))
+
+
 def unknown_labels(prompt: str, references: Sequence[Reference | PreparedReference]) -> list[str]:
-    """Numbered labels such as ``"Image 3"`` in the prompt that no picture carries."""
+    """Numbered names such as ``"Image 3"`` in the prompt for which there is no picture: by label, or by its place."""
     known = {reference.label.lower() for reference in references}
+    known |= {f"{word} {number}" for word in ("image", "picture") for number in range(1, len(references) + 1)}
     numbered = re.findall(r"\b(image|picture)\s+(\d{1,3})\b", prompt, re.IGNORECASE)
     found = [f"{word} {int(number)}" for word, number in numbered]
     return [label for label in dict.fromkeys(found) if label.lower() not in known]

@@ -154,3 +154,100 @@ def test_an_option_of_another_version_is_named(node, krea2_clip, krea2_model, no
         node(node_id).execute(clip=krea2_clip, model=krea2_model)
     text = one_sentence(error)
     assert f"'{choice}'" in text and ("greedy" in text or "Krea 2 Turbo" in text)
+
+
+ODD = [
+    "\na red fox",
+    " \na red fox",
+    "\n\n\nx",
+    "\t\nx",
+    "\n",
+    "\r\nx",
+    " x",
+    "\u00a0\nx",
+    "",
+    "\u0301x",
+    "\n(red:1.5) x",
+    "<x>\n",
+]
+
+
+@pytest.mark.parametrize("prompt", ODD)
+def test_a_prompt_that_merges_with_the_template_is_cut_as_stock_cuts(bridge, krea2_clip, prompt):
+    """A line end in front becomes one token with the template's; then ComfyUI leaves the opening of the turn in."""
+    from unifusion_pack.unifusion.prompt_weights import parse_weights, plain_text
+
+    plain = plain_text(parse_weights(prompt))
+    hidden = bridge("actions.encode").run(krea2_clip, prompt)[0]
+    stock = krea2_clip.encode_from_tokens_scheduled(krea2_clip.tokenize(plain))[0][0]
+    assert torch.equal(hidden.states.flatten(2), stock)
+
+
+SYNTAX = [
+    ("a fox embedding:easynegative", "embedding:easynegative", "CLIP Text Encode"),
+    ("embedding:x/y.pt and a fox", "embedding:x/y.pt", "CLIP Text Encode"),
+    ("a fox <lora:snow:0.8>", "<lora:snow:0.8>", "Load LoRA"),
+    ("a fox BREAK a wolf", "BREAK", "Layerwise Attention Pool"),
+    ("a fox AND a wolf", "AND", "Layerwise Attention Pool"),
+    ("a [fox:wolf:0.5]", "[fox:wolf:0.5]", "Timestep Range"),
+    ("a [fox|wolf]", "[fox|wolf]", "alternate"),
+    ("a {fox|wolf}", "{fox|wolf}", "API"),
+    ("a __animal__ in snow", "__animal__", "wildcards"),
+    ("<think>hard</think> a fox", "<think>", "chat"),
+    ("a (fox:99)", "(fox:99)", "stays text"),
+    ("a (fox:-11.5)", "(fox:-11.5)", "stays text"),
+]
+
+
+@pytest.mark.parametrize("prompt, named, instead", SYNTAX)
+def test_syntax_of_other_packs_is_named(bridge, krea2_clip, prompt, named, instead):
+    report = bridge("actions.encode").run(krea2_clip, prompt)[2]
+    (line,) = [line for line in report.splitlines() if line.startswith("Warning:") and named in line]
+    assert instead in line
+
+
+@pytest.mark.parametrize("prompt", ["break and land", "16:9 [a note] {x}", "__init__ is fine?", "he said: AND"])
+def test_ordinary_words_are_not_taken_for_syntax(bridge, krea2_clip, prompt):
+    report = bridge("actions.encode").run(krea2_clip, prompt)[2]
+    assert "is read as words" not in report.replace("wildcards", "") or "__" in prompt
+
+
+def test_numbers_of_pictures_agree(bridge, node, miniature):
+    """Trials, line 21: what the sheet and the report say is what is read."""
+    picture = torch.rand(1, 64, 256, 3)
+    done = bridge("actions.encode").run(miniature[1], "draw image 1 again", images={"image0": picture})
+    assert "4 x 4 = 16 tokens" in done[2] and "seen as a square" in done[2]
+    assert int((done[0].roles == 16).sum()) == 16
+    assert "Warning: the prompt names" not in done[2]
+    assert "'image 2'" in bridge("actions.encode").run(miniature[1], "as image 2", images={"image0": picture})[2]
+    references = node("UniFusionMultiReferenceCombine").execute(
+        8, "one view", images={"image0": picture, "image1": picture}
+    )
+    report = bridge("actions.encode").run(miniature[1], "x", references=references.result[0])[2]
+    assert "the token budget does not count" in report and "16 tokens" in report
+
+
+def test_gains_that_do_nothing_are_said_and_presets_work_on_any_number_of_taps(
+    bridge, miniature, krea2_clip, krea2_model
+):
+    from unifusion_pack.unifusion.layer_gains import PRESETS, preset_gains
+
+    model, clip, _ = miniature
+    hidden = bridge("actions.encode").run(clip, "a red circle")[0]
+    assert "'foo' are not used" in bridge("actions.pool").run(model, hidden, gains="foo")[4]
+    for preset in PRESETS:
+        assert bridge("actions.pool").run(model, hidden, gain_preset=preset)[4]
+    assert preset_gains("1.45 on tap 11", 12) == [1.0] * 10 + [1.45, 1.0]
+    assert preset_gains("1.45 on tap 11", 4) == [1.0, 1.0, 1.0, 1.45]
+    assert preset_gains("more layout (early taps 1.2)", 1) == [1.2]
+
+
+@pytest.mark.parametrize("text", [",", "\u00b2", "$$", "\u0663", "9" * 5000, "a,,b", "\n"])
+@pytest.mark.parametrize("which", ["heat_map", "words", "silence"])
+def test_odd_texts_in_inspect(node, bridge, miniature, which, text):
+    model, clip, _ = miniature
+    hidden = bridge("actions.encode").run(clip, "a $$ red circle a b")[0]
+    try:
+        node("UniFusionInspect").execute(hidden, model, **{which: text})
+    except ValueError as error:
+        assert str(error).isprintable() and str(error).endswith("."), error

@@ -10,6 +10,7 @@ from ...hidden_states import HiddenStates, image_role, take
 from ...messages import chat, remove_control_tokens
 from ...profiles import PROFILES, Profile, parse_taps, taps_for
 from ...prompt_weights import parse_weights, plain_text
+from ...quoting import quoted
 from ...references import TOKEN, PreparedReference, Reference, from_images, prepare_as
 from ...selection import selection_mask
 from ...system_prompts import AS_PROFILE
@@ -17,7 +18,7 @@ from ..encoders.clip_hooks import weights_key
 from ..encoders.kept import negative_store
 from ..encoders.picture_features import fingerprint
 from ..encoders.text_encoder import VLM, encode
-from .reports import budget_lines, foreign_word_lines, picture_lines, weight_lines
+from .reports import budget_lines, foreign_word_lines, picture_lines, syntax_lines, weight_lines
 
 
 def choose_profile(vlm: VLM, key: str) -> Profile:
@@ -27,7 +28,7 @@ def choose_profile(vlm: VLM, key: str) -> Profile:
         ValueError: if there is none.
     """
     if key != "auto" and key not in PROFILES:
-        raise ValueError(f"There is no profile '{key}'; choose one of: auto, {', '.join(PROFILES)}.")
+        raise ValueError(f"There is no profile {quoted(key)}; choose one of: auto, {', '.join(PROFILES)}.")
     return vlm.profile if key == "auto" else PROFILES[key]
 
 
@@ -159,6 +160,7 @@ def run(
         *budget_lines(everything, selected, chosen, known, precision),
         *picture_lines(plain_text(pieces), pictures),
         *weight_lines(everything, selected, pieces),
+        *syntax_lines(plain_text(pieces)),
         *foreign_word_lines(vlm, plain_text(pieces)),
     ]
     if not plain_text(pieces).strip() and not pictures:

@@ -70,13 +70,19 @@ def _distinct(words: Sequence[Word]) -> list[Word]:
 def _heat(pooling, hidden: HiddenStates, seen, heat_map: str, bias) -> tuple[torch.Tensor, str]:
     """Value of every token and what it means, for a layer's number, a word, or the layer that counts most."""
     asked = heat_map.strip()
-    if asked and not asked.isdigit():
+    number = asked.isascii() and asked.isdecimal()
+    if asked and not number:
         found = find_words(hidden, asked)
+        if not found:
+            raise ValueError(
+                f"The heat map needs a layer's number or words of the prompt, found {quoted(asked)}. Leave it empty for the "
+                f"layer that counts most."
+            )
         tokens = sorted({token for word in found for token in word.tokens})
         return word_attention(pooling, seen.summed, tokens, bias), f"Attention of {quoted(asked)} in the refiner"
-    if asked and int(asked) not in hidden.taps:
+    if asked and int(asked[:9]) not in hidden.taps:
         raise ValueError(
-            f"Layer {asked} is not tapped, so it has no heat map; the tapped layers are "
+            f"Layer {quoted(asked)[1:-1]} is not tapped, so it has no heat map; the tapped layers are "
             f"{', '.join(map(str, hidden.taps))}."
         )
     column = hidden.taps.index(int(asked)) if asked else int(seen.share.mean(dim=0).argmax())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...hidden_states import HiddenStates, join
-from ...layer_gains import CUSTOM, OFF, PRESETS, parse_gains, with_gains
+from ...layer_gains import CUSTOM, OFF, parse_gains, preset_gains
+from ...quoting import quoted
 from ..drawers.door import drawer_for
 
 
@@ -24,9 +25,7 @@ def run(
     drawer = drawer_for(model)
     positive = join([positive, *(part for part in more if part is not None)])
     values = (
-        parse_gains(gains, positive.taps)
-        if gain_preset == CUSTOM
-        else with_gains([1.0] * len(positive.taps), PRESETS[gain_preset])
+        parse_gains(gains, positive.taps) if gain_preset == CUSTOM else preset_gains(gain_preset, len(positive.taps))
     )
     if negative is None:
         pooled = drawer.to_conditioning(positive, "positive", values, keep_rms)
@@ -43,6 +42,8 @@ def run(
     else:
         images = drawer.to_conditioning(images_only, "images-only", values, keep_rms)
         lines.append(_describe("images only", images_only, images, drawer))
+    if gain_preset != CUSTOM and gains.strip():
+        lines.append(f"gains {quoted(gains.strip())} are not used: set gain_preset to '{CUSTOM}' to use them.")
     if any(value != 1 for value in values):
         lines.append(
             "layer gains: "
@@ -57,8 +58,10 @@ def _describe(which: str, hidden: HiddenStates, entries: list, drawer) -> str:
     size = sum(entry[0].numel() * entry[0].element_size() for entry in entries)
     parts = f" in {len(entries)} parts of the schedule" if len(entries) > 1 else ""
     weighted = int(((hidden.weights != 1) & (hidden.weights > 0)).sum())
+    subtracted = int((hidden.weights < 0).sum())
     removed = int((hidden.weights == 0).sum())
     notes = (f"; {weighted} weighted" if weighted else "") + (f"; {removed} removed by weight 0" if removed else "")
+    notes += f"; {subtracted} subtracted" if subtracted else ""
     return (
         f"{which}: {hidden.tokens} tokens ({counts}){notes}, {drawer.note(hidden)}{parts}: "
         f"{hidden.nbytes / 2**20:.1f} MB to {size / 2**20:.2f} MB"

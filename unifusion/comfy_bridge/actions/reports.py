@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from ...hidden_states import IMAGE, INSTRUCTION, HiddenStates
 from ...miniature import unknown_words
 from ...profiles import Profile
+from ...prompt_weights import HIGHEST, unread_weights
 from ...quoting import quoted
 from ...references import PreparedReference, prepared_lines, unknown_labels
 from ..encoders.text_encoder import VLM
@@ -30,7 +32,8 @@ def picture_lines(prompt: str, pictures: Sequence[PreparedReference]) -> list[st
 def weight_lines(everything: HiddenStates, selected: HiddenStates, pieces: Sequence[tuple[str, float]]) -> list[str]:
     """Report: which words carry a weight, and weights that reach no token."""
     lines = [
-        f"weight {weight:g} on '{text.strip()}'" + (" (removed)" if weight == 0 else "")
+        f"weight {weight:g} on '{text.strip()}'"
+        + (" (removed)" if weight == 0 else " (subtracted)" if weight < 0 else "")
         for text, weight in pieces
         if weight != 1
     ]
@@ -83,4 +86,31 @@ def budget_lines(
             )
     if precision == "bf16":
         lines.append("precision bf16: faster on a GPU; states differ from ComfyUI's fp32 encoding by a few percent.")
+    return lines
+
+
+# Syntax of other packs and of ComfyUI's own text nodes: (what it looks like, what to use here).
+_FOREIGN = (
+    (r"(?:^|(?<=\s))embedding:\S+", "embeddings are looked up by CLIP Text Encode alone"),
+    (r"<(?:lora|lyco|hypernet):[^<>]*>", "load it with a Load LoRA node in front of the pool"),
+    (r"<think>|</think>", "it is part of the chat of some models and is not thought about here"),
+    (r"\bBREAK\b", "join several encodes in Layerwise Attention Pool"),
+    (r"(?<=\s)AND(?=\s)", "combine conditionings, or join several encodes in Layerwise Attention Pool"),
+    (r"\[[^\[\]]*:[^\[\]]*:\s*\d*\.?\d+\s*\]", "Conditioning (Set Timestep Range) changes the prompt on the way"),
+    (r"\[[^\[\]|]+\|[^\[\]]+\]", "it does not alternate; use two encodes"),
+    (r"\{[^{}|]+\|[^{}]+\}", "ComfyUI chooses one of such words before it queues a graph, not through the API"),
+    (r"__[A-Za-z][\w/-]*__", "wildcards are filled in by other packs only"),
+)
+_MOST_SHOWN = 3
+
+
+def syntax_lines(prompt: str) -> list[str]:
+    """Report: what another pack or node would act on, and is read as words here."""
+    lines = [
+        f"Warning: {quoted(text)} stays text: a weight runs from -{HIGHEST:g} to {HIGHEST:g}, as in (word:1.4)."
+        for text in unread_weights(prompt)[:_MOST_SHOWN]
+    ]
+    for pattern, instead in _FOREIGN:
+        if found := re.search(pattern, prompt):
+            lines.append(f"Warning: {quoted(found[0])} is read as words; {instead}.")
     return lines

@@ -29,7 +29,7 @@ from .encode import (
     read_prompt,
     with_spans,
 )
-from .reports import budget_lines, foreign_word_lines, picture_lines, weight_lines
+from .reports import budget_lines, foreign_word_lines, picture_lines, syntax_lines, weight_lines
 
 Pieces = Sequence[tuple[str, float]]  # text and weight, from prompt_weights
 
@@ -265,6 +265,7 @@ def run(
         *budget_lines(everything, selected, chosen, known, precision),
         *picture_lines(request.prompt, request.pictures),
         *weight_lines(everything, selected, [*instruction, *edited]),
+        *syntax_lines(request.prompt),
         *foreign_word_lines(vlm, request.prompt),
     ]
     if system_prompt != CUSTOM and custom_system_prompt.strip():
