@@ -1,6 +1,6 @@
 from comfy_api.latest import io, ui
 
-from ..unifusion.comfy_bridge.actions import region
+from ..unifusion.comfy_bridge.actions import place
 from .checked import Node
 from .sockets import CATEGORY, HiddenStatesSocket
 
@@ -42,5 +42,5 @@ class Region(Node):
 
     @classmethod
     def execute(cls, hidden_states, mask, strength=1.0, feather=0) -> io.NodeOutput:
-        placed, report = region.run(hidden_states, mask, strength=strength, feather=feather)
+        placed, report = place.run(hidden_states, mask, strength=strength, feather=feather)
         return io.NodeOutput(placed, report, ui=ui.PreviewText(report))

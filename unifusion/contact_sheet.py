@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -18,10 +18,17 @@ _THUMBNAIL = 96  # height of the whole picture below its patches
 _PAPER, _INK, _FAINT, _ACCENT = (250, 250, 248), (25, 25, 28), (200, 200, 200), (0, 110, 190)
 
 
+_FONT = Path("matplotlib", "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
+
+
 @lru_cache(maxsize=1)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # matplotlib's own font: the same on every machine, with Latin, Greek and Cyrillic letters.
-    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """DejaVu Sans (Latin, Greek, Cyrillic), which matplotlib brings along; without it Pillow's own, Latin alone.
+
+    The file is looked for, not matplotlib imported: that takes a second.
+    """
+    there = next((path for folder in sys.path if (path := Path(folder, _FONT)).is_file()), None)
+    return ImageFont.load_default(size) if there is None else ImageFont.truetype(str(there), size)
 
 
 def _image(view: torch.Tensor) -> Image.Image:

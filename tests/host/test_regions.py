@@ -20,7 +20,7 @@ def library():
 
 @pytest.fixture
 def place(bridge):
-    return lambda hidden, mask, **how: bridge("actions.region").run(hidden, mask, **how)[0]
+    return lambda hidden, mask, **how: bridge("actions.place").run(hidden, mask, **how)[0]
 
 
 def words(library, seed, count=4):

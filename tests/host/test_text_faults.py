@@ -193,7 +193,6 @@ SYNTAX = [
     ("a [fox|wolf]", "[fox|wolf]", "alternate"),
     ("a {fox|wolf}", "{fox|wolf}", "API"),
     ("a __animal__ in snow", "__animal__", "wildcards"),
-    ("<think>hard</think> a fox", "<think>", "chat"),
     ("a (fox:99)", "(fox:99)", "stays text"),
     ("a (fox:-11.5)", "(fox:-11.5)", "stays text"),
 ]
@@ -204,6 +203,11 @@ def test_syntax_of_other_packs_is_named(bridge, krea2_clip, prompt, named, inste
     report = bridge("actions.encode").run(krea2_clip, prompt)[2]
     (line,) = [line for line in report.splitlines() if line.startswith("Warning:") and named in line]
     assert instead in line
+
+
+def test_what_is_part_of_a_chat_is_taken_out_and_said(bridge, krea2_clip):
+    report = bridge("actions.encode").run(krea2_clip, "<think>hard</think> a fox")[2]
+    assert "Removed control tokens from the text: </think>, <think>." in report
 
 
 @pytest.mark.parametrize("prompt", ["break and land", "16:9 [a note] {x}", "__init__ is fine?", "he said: AND"])
@@ -221,7 +225,7 @@ def test_numbers_of_pictures_agree(bridge, node, miniature):
     assert "Warning: the prompt names" not in done[2]
     assert "'image 2'" in bridge("actions.encode").run(miniature[1], "as image 2", images={"image0": picture})[2]
     references = node("UniFusionMultiReferenceCombine").execute(
-        8, "one view", images={"image0": picture, "image1": picture}
+        8, "one view", "own labels", images={"image0": picture, "image1": picture}
     )
     report = bridge("actions.encode").run(miniature[1], "x", references=references.result[0])[2]
     assert "the token budget does not count" in report and "16 tokens" in report

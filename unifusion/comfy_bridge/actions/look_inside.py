@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import comfy.model_management
 import torch
 
-from ... import attribution_pages
 from ...attribution import Word, find_words, look, parse_silence, relative_change, table, word_attention, words_of
 from ...hidden_states import HiddenStates, drop_taps
 from ...quoting import quoted
@@ -56,8 +55,25 @@ def run(
         "pictures": lambda: attribution_pages.pictures_page(hidden, values, title, _pictures(references, images)),
         "tokens": lambda: attribution_pages.tokens_page(hidden),
     }
+    attribution_pages = _figures()
     chosen = pages.values() if view == ALL else [pages[view]]
     return torch.cat([page() for page in chosen]), table(hidden, seen, change, silenced), kept
+
+
+def _figures():
+    """The pages, imported when the first is drawn: matplotlib takes a second, which no other graph needs.
+
+    Raises:
+        ValueError: if matplotlib is not installed.
+    """
+    try:
+        from ... import attribution_pages
+    except ImportError:
+        raise ValueError(
+            "UniFusion Inspect draws its pages with matplotlib, which is not installed. Install it with ComfyUI's Python: "
+            "python -m pip install matplotlib. All other nodes work without it."
+        ) from None
+    return attribution_pages
 
 
 def _distinct(words: Sequence[Word]) -> list[Word]:

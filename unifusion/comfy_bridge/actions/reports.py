@@ -93,7 +93,6 @@ def budget_lines(
 _FOREIGN = (
     (r"(?:^|(?<=\s))embedding:\S+", "embeddings are looked up by CLIP Text Encode alone"),
     (r"<(?:lora|lyco|hypernet):[^<>]*>", "load it with a Load LoRA node in front of the pool"),
-    (r"<think>|</think>", "it is part of the chat of some models and is not thought about here"),
     (r"\bBREAK\b", "join several encodes in Layerwise Attention Pool"),
     (r"(?<=\s)AND(?=\s)", "combine conditionings, or join several encodes in Layerwise Attention Pool"),
     (r"\[[^\[\]]*:[^\[\]]*:\s*\d*\.?\d+\s*\]", "Conditioning (Set Timestep Range) changes the prompt on the way"),

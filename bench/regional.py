@@ -1,4 +1,4 @@
-"""Two and three regions in one forward, beside the stock way: ``python -m bench.regions --count 200``.
+"""Two and three regions in one forward, beside the stock way: ``python -m bench.regional --count 200``.
 
 Every region is a prompt of its own through VERIFI Rewrite ("a red circle at the middle left"), masked to its part of the
 picture; the stock way is Conditioning (Set Mask) on each pooled prompt and Conditioning Combine, one forward for each.
