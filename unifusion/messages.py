@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -105,6 +105,8 @@ def remove_control_tokens(text: str, tokenizer) -> tuple[str, list[str]]:
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     pattern = _control_pattern(tokenizer)
     found: list[str] = []
+    if pattern and (form := getattr(tokenizer, "normal_form", None)) and re.search(pattern, form(text)):
+        text = form(text)  # what only becomes a control token when it is read
     while pattern and (hits := re.findall(pattern, text)):  # again: removing one may join the halves of another
         found += hits
         text = re.sub(pattern, "", text)
@@ -136,10 +138,11 @@ def tokenize(segments: Sequence[Segment], tokenizer) -> Tokens:
         tokenizer: a byte-level BPE tokenizer of transformers.
     """
     control = re.compile(f"({_control_pattern(tokenizer)})")
+    form = getattr(tokenizer, "normal_form", partial(unicodedata.normalize, "NFC"))
 
     def normal(text: str) -> str:
-        """As Qwen's tokenizer does: composed characters (NFC), never across a control token."""
-        return "".join(unicodedata.normalize("NFC", part) for part in control.split(text))
+        """As the tokenizer does (Qwen's: composed characters), never across a control token."""
+        return "".join(form(part) for part in control.split(text))
 
     text, ends = "", []
     for segment in segments:  # from the start each time: an accent may join the last letter of the segment before

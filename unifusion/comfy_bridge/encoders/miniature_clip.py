@@ -15,10 +15,9 @@ import comfy.text_encoders.qwen3vl as qwen3vl
 import comfy.utils
 import torch
 from comfy import sd1_clip
-from transformers import Qwen2Tokenizer
 
 from ...messages import IMAGE_PAD, VISION_BLOCK, chat_text
-from ...miniature import SIDE, VLMConfig, read_config
+from ...miniature import SIDE, VLMConfig, load_words, read_config
 from ...system_prompts import MINIATURE_SYSTEM
 from ..read_files import check_files, read_safetensors
 from .text_encoder import picture_inputs
@@ -130,6 +129,12 @@ class MiniatureTEModel(sd1_clip.SD1ClipModel):
         return states, pooled, extra
 
 
+class _Words:
+    """What ComfyUI's tokenizers load; the class that it makes is the miniature's own."""
+
+    from_pretrained = staticmethod(load_words)
+
+
 class MiniatureTokenizer(qwen3vl.Qwen3VLTokenizer):
     """ComfyUI's Qwen3-VL tokenizer over the miniature's vocabulary; pictures stand before the prompt."""
 
@@ -140,7 +145,7 @@ class MiniatureTokenizer(qwen3vl.Qwen3VLTokenizer):
             pad_with_end=False,
             embedding_size=width,
             embedding_key=NAME,
-            tokenizer_class=Qwen2Tokenizer,
+            tokenizer_class=_Words,
             has_start_token=False,
             has_end_token=False,
             pad_to_max_length=False,
@@ -193,7 +198,7 @@ def load_clip(folder: str | Path) -> comfy.sd.CLIP:
             f"config.json in '{folder.name}' is not the miniature's: {error!r}. Take the config.json that "
             f"was saved with these weights."
         ) from None
-    words = Qwen2Tokenizer.from_pretrained(str(folder), local_files_only=True)
+    words = load_words(folder)
     ids = words.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>", "<|image_pad|>"])
     tokens = dict(zip(("pad", "end", "image"), ids))
     tokens["user turn"] = list(words("<|im_start|>user\n")["input_ids"])
