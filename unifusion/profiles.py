@@ -112,7 +112,9 @@ def parse_taps(text: str, layers: int) -> tuple[int, ...]:
     try:
         taps = tuple(int(part) for part in text.replace(";", ",").split(",") if part.strip())
     except ValueError:
-        raise ValueError(f"Taps must be layer numbers separated by commas such as '2, 5, 8', found {quoted(text)}.") from None
+        raise ValueError(
+            f"Taps must be layer numbers separated by commas such as '2, 5, 8', found {quoted(text)}."
+        ) from None
     if not taps or list(taps) != sorted(set(taps)) or taps[0] < 0 or taps[-1] >= layers:
         raise ValueError(
             f"Taps must be rising layer numbers from 0 to {layers - 1} (this text encoder has {layers} "

@@ -5,12 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from bench.newcomers.expectations import edits, prompts
+from recipes.miniature import vlm_words
 from recipes.miniature.captions import PromptSpec, Stated, caption, keeps_attributes, parse_caption
+from recipes.miniature.frozen_vlm import load_vlm
 from recipes.miniature.newcomer_edits import SHARES, newcomer_edit
 from recipes.miniature.newcomers import KINDS, LANGUAGES, newcomer_prompt
-from recipes.miniature.scene import Scene, Thing, is_held_out
+from recipes.miniature.scene import Scene, Thing, is_held_out, sample_scene
 from recipes.miniature.vocabulary import extend_tokenizer, load_tokenizer, meaning_rows, write_word_lists
 from recipes.miniature.wordings import user_prompt
 from unifusion.messages import remove_control_tokens
@@ -80,8 +83,6 @@ def test_no_hand_written_prompt_decides_the_weights():
 def test_new_words_get_tokens_and_old_texts_keep_their_ids(extended):
     old, new = load_tokenizer(VLM_FOLDER), load_tokenizer(extended)
     rng = np.random.default_rng(3)
-    from recipes.miniature.scene import sample_scene
-
     for _ in range(200):
         text = user_prompt(sample_scene(rng), rng)[0]
         assert new(text)["input_ids"] == old(text)["input_ids"]
@@ -175,3 +176,28 @@ def test_a_tokenizer_without_lists_of_words_still_names_words(tmp_path):
 def test_a_caption_that_lost_its_form_is_noticed(text, ended, broken):
     problem = broken_caption(text, ended)
     assert problem is None if broken is None else broken in problem
+
+
+def test_a_step_of_the_words_stage_keeps_the_tower_and_gives_a_loadable_folder(monkeypatch, tmp_path):
+    mix = (((vlm_words.prompt_lesson, 2), (vlm_words.settled_rewrite, 1)), ((vlm_words.edit_lesson, 2),))
+    monkeypatch.setattr(vlm_words, "MIX", mix)
+    monkeypatch.setattr(vlm_words, "develop", lambda *_: {})
+    monkeypatch.setattr(vlm_words, "held_out_examples", lambda _: [])
+    vlm_words.main(["--out", str(tmp_path), "--steps", "1"])
+    before, after = load_vlm(), load_vlm(tmp_path / "vlm")
+    assert len(after.tokenizer.tokenizer) == after.model.config.vocab_size > before.model.config.vocab_size
+    for name, weight in before.model.state_dict().items():
+        if name.startswith("visual."):
+            assert torch.equal(weight, after.model.state_dict()[name])
+    rows = before.model.config.vocab_size
+    moved = (after.model.model.embed_tokens.weight[:rows] - before.model.model.embed_tokens.weight).abs().max()
+    assert 0 < moved < 0.1
+
+
+def test_the_frozen_states_anchor_the_same_answer_over_the_same_pictures():
+    rng = np.random.default_rng(5)
+    for make in (vlm_words.prompt_lesson, vlm_words.settled_rewrite, vlm_words.edit_lesson):
+        for _ in range(20):
+            lesson = make(rng)
+            assert lesson.chat.answer == lesson.anchor.answer and lesson.chat.pictures == lesson.anchor.pictures
+            assert parse_caption(lesson.chat.answer) is not None

@@ -24,7 +24,9 @@ def settings(preset: dict) -> SamplerPreset:
     if key in SAMPLER_PRESETS:
         return SAMPLER_PRESETS[key]
     if key != "custom":
-        raise ValueError(f"There is no sampler preset {quoted(key)}; choose one of: {', '.join(SAMPLER_PRESETS)}, custom.")
+        raise ValueError(
+            f"There is no sampler preset {quoted(key)}; choose one of: {', '.join(SAMPLER_PRESETS)}, custom."
+        )
     return SamplerPreset(
         "custom", preset["steps"], preset["cfg"], preset["sampler"], preset["scheduler"], preset["shift"], preset["mu"]
     )
