@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -115,6 +115,9 @@ def remove_control_tokens(text: str, tokenizer) -> tuple[str, list[str]]:
         by_last.setdefault(token[-1], []).append(token)
     kept: list[str] = []
     found: list[str] = []
+    form = getattr(tokenizer, "normal_form", None)
+    if form is not None and any(token in form(text) for token in _control_tokens(tokenizer)):
+        text = form(text)  # what only becomes a control token when it is read
     for character in text:
         kept.append(character)
         for token in by_last.get(character, ()):
@@ -145,7 +148,7 @@ def _composes_with_nothing_before(character: str) -> bool:
     return character < "\x80" or "\u3040" <= character <= "\u3096" or "\u30a1" <= character <= "\u9fff"
 
 
-def _normalised(texts: Sequence[str], control: Sequence[str]) -> tuple[str, list[int]]:
+def _normalised(texts: Sequence[str], control: Sequence[str], form: Callable[[str], str]) -> tuple[str, list[int]]:
     """The texts as one, composed (NFC) as Qwen's tokenizer does it, never across a control token.
 
     An accent may join the last letter of the text before, so a border is found by composing what lies in front of it;
@@ -158,7 +161,7 @@ def _normalised(texts: Sequence[str], control: Sequence[str]) -> tuple[str, list
 
     def normal(text: str) -> str:
         parts = pattern.split(text) if pattern else [text]
-        return "".join(unicodedata.normalize("NFC", part) for part in parts)
+        return "".join(map(form, parts))
 
     done, tail, settled, ends = [], "", 0, []
     for text in texts:
@@ -211,7 +214,8 @@ def tokenize(segments: Sequence[Segment], tokenizer, opener_text: str = OPENER) 
         tokenizer: a byte-level BPE tokenizer of transformers.
         opener_text: the segment that opens the assistant's turn.
     """
-    text, ends = _normalised([segment.text for segment in segments], _control_tokens(tokenizer))
+    form = getattr(tokenizer, "normal_form", partial(unicodedata.normalize, "NFC"))
+    text, ends = _normalised([segment.text for segment in segments], _control_tokens(tokenizer), form)
     ids = list(tokenizer(text)["input_ids"])
     raw = token_bytes(tokenizer, ids)
     if sum(map(len, raw)) != ends[-1]:

@@ -157,6 +157,44 @@ def what_is_wrong(answer: str) -> str | None:
     return None
 
 
+_CLAUSE_END = re.compile(r"[,;:.!?\n、。，；：！？]+")
+REPEATS = 3  # a phrase this often in a row is no style any more
+LONG_CLAUSE = 4  # words from which on a clause is not said twice by chance
+
+
+def what_is_broken(answer: str, ended: bool) -> str | None:
+    """Whether a text lost its way: it repeats itself, or says a whole clause twice.
+
+    Any language and any model: words are separated by spaces, Chinese and Japanese characters count as words.
+
+    Args:
+        answer: what was written.
+        ended: whether it ended by itself; one that was cut while it repeats a phrase is told apart.
+
+    Returns:
+        The end of a sentence that begins with "The text ...", or None.
+    """
+    words = _WORDS.findall(answer.casefold())
+    for length in range(1, len(words) // REPEATS + 1):
+        run = 0
+        for index in range(length, len(words)):
+            run = run + 1 if words[index] == words[index - length] else 0
+            # Short phrases are style ("very, very, very"); they must go on for longer.
+            if run >= max((REPEATS - 1) * length, 8):
+                phrase = " ".join(words[index - length + 1 : index + 1])
+                return f"repeats '{phrase[:60]}'" + ("" if ended else " and does not end")
+    clauses = [clause.split() for clause in _CLAUSE_END.split(answer.casefold())]
+    seen = set()
+    for clause in clauses:
+        if len(clause) >= LONG_CLAUSE and tuple(clause) in seen:
+            return f"says '{' '.join(clause)[:60]}' twice"
+        seen.add(tuple(clause))
+    return None
+
+
+_WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
+
+
 def count_words(text: str) -> int:
     """Words of a text; every Chinese or Japanese character counts as one."""
     return len(re.findall(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+(?:['’-]\w+)*", text))

@@ -37,12 +37,14 @@ class Condition(NamedTuple):
         states, negative: hidden states.
         text: what VERIFI wrote; empty from VLM Encode.
         seconds: of the node.
+        report: what the node says.
     """
 
     states: object
     negative: object
     text: str
     seconds: float
+    report: str = ""
 
 
 class Graph:
@@ -82,7 +84,7 @@ class Graph:
     ) -> Condition:
         """VERIFI Rewrite, greedy as by default."""
         began = time.perf_counter()
-        states, negative, text, _ = self.verifi_node.execute(
+        states, negative, text, report = self.verifi_node.execute(
             self.clip,
             prompt,
             "auto",
@@ -97,7 +99,7 @@ class Graph:
             edited,
             images={f"image{i}": self.image(picture) for i, picture in enumerate(pictures)},
         ).result
-        return Condition(states, negative, text, time.perf_counter() - began)
+        return Condition(states, negative, text, time.perf_counter() - began, report)
 
     @torch.inference_mode()
     def encode(self, prompt: str, picture: np.ndarray | None = None, detail: str = "one view") -> Condition:
@@ -105,10 +107,10 @@ class Graph:
         began, references = time.perf_counter(), None
         if picture is not None:
             references = self.reference_node.execute(self.image(picture), "", 1.0, detail).result[0]
-        states, negative, _ = self.encode_node.execute(
+        states, negative, report = self.encode_node.execute(
             self.clip, prompt, "auto", "as the profile", references=references
         ).result
-        return Condition(states, negative, "", time.perf_counter() - began)
+        return Condition(states, negative, "", time.perf_counter() - began, report)
 
     @torch.inference_mode()
     def picture(self, condition: Condition, seed: int, gains: str = "") -> np.ndarray:

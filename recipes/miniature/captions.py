@@ -66,16 +66,47 @@ class Stated:
 
 @dataclass(frozen=True)
 class PromptSpec:
-    """What a prompt states: its things (as many as the picture must have) and the background or None."""
+    """What a prompt states: its things (as many as the picture must have) and the background or None.
+
+    Attributes:
+        relations: (index of a thing, one of RELATIONS, index of another).
+        absent: what no thing of the picture may be.
+        more: whether the picture may hold further things.
+    """
 
     things: tuple[Stated, ...]
     background: str | None = None
+    relations: tuple[tuple[int, str, int], ...] = ()
+    absent: tuple[Stated, ...] = ()
+    more: bool = False
+
+
+def _related(name: str, one: int, other: int) -> bool:
+    """Whether cell ``one`` stands to cell ``other`` as a relation says; slanted counts up to the diagonal."""
+    down, across = other // 3 - one // 3, other % 3 - one % 3
+    return {
+        "above": down > 0 and abs(across) <= down,
+        "below": down < 0 and abs(across) <= -down,
+        "left of": across > 0 and abs(down) <= across,
+        "right of": across < 0 and abs(down) <= -across,
+        "next to": max(abs(down), abs(across)) == 1,
+    }[name]
+
+
+RELATIONS = ("above", "below", "left of", "right of", "next to")
 
 
 def keeps_attributes(spec: PromptSpec, scene: Scene) -> bool:
-    """Whether a scene has everything a prompt stated: background, number of things, each thing's attributes."""
-    if spec.background not in (None, scene.background) or len(spec.things) != len(scene.things):
+    """Whether a scene has everything a prompt stated: background, number of things, attributes, relations."""
+    count = len(spec.things)
+    if spec.background not in (None, scene.background) or len(scene.things) < count:
+        return False
+    if len(scene.things) > count and not spec.more:
+        return False
+    if any(stated.allows(thing) for stated in spec.absent for thing in scene.things):
         return False
     return any(
-        all(stated.allows(thing) for stated, thing in zip(spec.things, order)) for order in permutations(scene.things)
+        all(stated.allows(thing) for stated, thing in zip(spec.things, order))
+        and all(_related(name, order[i].cell, order[j].cell) for i, name, j in spec.relations)
+        for order in permutations(scene.things, count)
     )

@@ -1,6 +1,7 @@
 """Train the whole miniature from nothing: ``python -m recipes.miniature.recipe --out DIR``.
 
-Three parts, each resumed where it was interrupted: the VAE, the VLM in two stages, then the DiT with LAP
+Three parts, each resumed where it was interrupted: the VAE, the VLM in three stages (pictures and English, edits, what
+newcomers type), then the DiT with LAP
 and refiner against the two frozen ones. Deterministic by ``--seed`` on one kind of machine. The result,
 ``DIR/weights``, has the form of the bundled folder and loads in UniFusionLoadModel.
 
@@ -27,7 +28,8 @@ class Budget:
     """Length of the trainings on one kind of machine.
 
     Attributes:
-        vae_steps, vlm_steps, refine_steps, dit_steps: optimizer steps; refine_steps of the VLM's second stage.
+        vae_steps, vlm_steps, refine_steps, dit_steps: optimizer steps; refine_steps and words_steps of the
+            VLM's second and third stage.
         vlm_scale: times the VLM's examples of a step; dit_batch: conditions of a DiT step in one process.
         processes: of the DiT's training.
         expected: hours for the whole; how it is known.
@@ -36,6 +38,7 @@ class Budget:
     vae_steps: int
     vlm_steps: int
     refine_steps: int
+    words_steps: int
     dit_steps: int
     vlm_scale: int
     dit_batch: int
@@ -45,17 +48,17 @@ class Budget:
 
 BUDGETS = {
     "cpu": Budget(
-        1900, 1300, 2600, 6000, 1, 16, 2, "about 7 hours on 2 idle cores with bfloat16 (from times of a step)"
+        1900, 1300, 2600, 2000, 6000, 1, 16, 2, "about 9 hours on 2 idle cores with bfloat16 (from times of a step)"
     ),
     "cuda": Budget(
-        4000, 4000, 3000, 30000, 2, 128, 1, "about 1.5 hours on one data-centre GPU (estimated, not measured)"
+        4000, 4000, 3000, 2000, 30000, 2, 128, 1, "about 3 hours on one data-centre GPU (estimated, not measured)"
     ),
 }
 
 
 def shortened(budget: Budget, share: float) -> Budget:
     """The same with fewer steps of everything, to try the recipe or a change of it."""
-    steps = ("vae_steps", "vlm_steps", "refine_steps", "dit_steps")
+    steps = ("vae_steps", "vlm_steps", "refine_steps", "words_steps", "dit_steps")
     return replace(
         budget,
         expected=f"{share:g} of {budget.expected}",
@@ -64,7 +67,7 @@ def shortened(budget: Budget, share: float) -> Budget:
 
 
 def commands(out: Path, device: str, seed: int, budget: Budget) -> dict[str, list[str]]:
-    """Command lines by part; vae and vlm need nothing of each other, refine follows vlm, dit needs all."""
+    """Command lines by part; vae and vlm need nothing of each other, refine follows vlm, words refine, dit needs all."""
 
     def module(name: str, *arguments: object) -> list[str]:
         return [f"recipes.miniature.{name}", *map(str, arguments)]
@@ -110,6 +113,12 @@ def commands(out: Path, device: str, seed: int, budget: Budget) -> dict[str, lis
                 out / "vlm/checkpoint.pt",
                 *vlm,
             ),
+        ],
+        "words": [
+            sys.executable,
+            "-m",
+            *module("vlm_words", "--out", out / "vlm_words", "--source", out / "vlm_english"),
+            *("--steps", str(budget.words_steps), "--seed", str(seed), "--resume"),
         ],
         "dit": launcher
         + module(
@@ -179,7 +188,9 @@ def run(out: Path, device: str, seed: int, budget: Budget) -> Path:
         finish(start("refine"))
         finish(vae)
         shutil.copyfile(out / "vae/vae.safetensors", weights / "vae.safetensors")
-        freeze_vlm(out / "vlm_refined", weights / "vlm")
+        freeze_vlm(out / "vlm_refined", out / "vlm_english")
+        finish(start("words"))
+        freeze_vlm(out / "vlm_words", weights / "vlm")
     finish(start("dit"))
     shutil.copyfile(out / "dit/dit.safetensors", weights / "dit.safetensors")
     return weights

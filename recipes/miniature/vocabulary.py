@@ -7,14 +7,18 @@ start of a text.  The files are read by transformers' ``Qwen2Tokenizer``, as Com
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from unifusion.miniature import words_of
+from unifusion.miniature import load_words, normal_form, words_of
 from unifusion.system_prompts import MINIATURE_SYSTEM as VERIFI_SYSTEM
 
 from .captions import CAPTION_SYSTEM, caption
+from .known_words import word_lists
+from .languages import meanings
 from .scene import sample_composition, sample_edit, sample_scene
 from .wordings import (
     SHAPE_WORDS,
@@ -64,7 +68,7 @@ def _world_texts() -> list[str]:
 
 
 def build_tokenizer(folder: str | Path) -> None:
-    """Writes vocab.json, merges.txt and tokenizer_config.json to ``folder``.
+    """Writes vocab.json, merges.txt and tokenizer_config.json of the first world's English to ``folder``.
 
     BPE is trained to exhaustion on the world's words (alone, with a leading space, capitalised), which makes each
     of them one token and shares the pieces that unknown words then fall into.
@@ -113,11 +117,82 @@ def build_tokenizer(folder: str | Path) -> None:
         additional_special_tokens=list(SPECIAL_TOKENS[1:]),
         world_words=plain,
     )
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
+    write_word_lists(folder, config)
+
+
+# Rarer words stay in pieces: the bundled weights are to stay below 40 MB together.
+IN_PIECES = re.compile(
+    "(knallrot|getupft|einfach|minuscul|diminut|rosad|punteado|punteada|pointill|purpur|celeste|uniform|quadrate|mauves|"
+    "reddish|greenish|yellowish|bluish|dotty|lined|lila|medialuna|kasten|reif|pluszeichen|kugel|crepe|azure).*"
+)
+
+
+def _new_words() -> list[str]:
+    """Words of the six languages in normal form, in the order of :func:`~.languages.meanings`, each once."""
+    words = dict.fromkeys(normal_form(word) for word, _ in meanings())
+    return [word for word in words if not IN_PIECES.fullmatch(word)]
+
+
+def extend_tokenizer(source: str | Path, folder: str | Path) -> None:
+    """Gives a tokenizer the words of :func:`~.languages.meanings` as tokens; every id it has stays.
+
+    The control tokens keep their ids in between.  Pieces that only lead to a new word become tokens, too.  The new
+    merges rank behind the old ones, so that a text of old words is split as it was.
+    """
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    source, folder = Path(source), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    vocab = json.loads((source / "vocab.json").read_text())
+    merges = [tuple(line.split(" ")) for line in (source / "merges.txt").read_text().splitlines()[1:] if line]
+    config = json.loads((source / "tokenizer_config.json").read_text())
+    vocab |= {token["content"]: int(index) for index, token in config["added_tokens_decoder"].items()}
+    latin = [word for word in _new_words() if word.isascii() or "ß" in word or "œ" in word]
+    forms = [form for word in _new_words() for form in ((word, " " + word) if word in latin else (word,))]
+    splitter = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    runs = [run for form in forms for run, _ in splitter.pre_tokenize_str(form)]
+    while True:  # the pair that most words need next becomes a token
+        reader = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+        pairs = Counter()
+        for run in runs:
+            pieces = reader.encode(run).tokens
+            pairs.update(zip(pieces, pieces[1:]))
+        if not pairs:
+            break
+        most = max(pairs.values())
+        fresh = [pair for pair, count in pairs.items() if count == most]
+        for pair in fresh if most == 1 else fresh[:1]:
+            if "".join(pair) not in vocab:
+                vocab["".join(pair)] = len(vocab)
+            merges.append(pair)
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, merges)) + "\n")
+    write_word_lists(folder, config)
+
+
+def write_word_lists(folder: Path, config: dict) -> None:
+    """Writes tokenizer_config.json with the words that reports know."""
+    config |= word_lists()
+    text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+
+def meaning_rows(tokenizer) -> dict[int, int]:
+    """New token id -> id of the old word that means the same; a start for the embeddings of new words."""
+    rows = {}
+    for word, meaning in meanings():
+        for space in ("", " "):
+            new, old = (tokenizer(space + text)["input_ids"] for text in (word, meaning))
+            if len(new) == len(old) == 1:
+                rows.setdefault(new[0], old[0])
+    return {new: old for new, old in rows.items() if new != old}
 
 
 def load_tokenizer(folder: str | Path):
-    """transformers' Qwen2Tokenizer over the files of :func:`build_tokenizer`."""
-    from transformers import Qwen2Tokenizer
-
-    return Qwen2Tokenizer.from_pretrained(str(folder), local_files_only=True)
+    """The miniature's tokenizer over the files of :func:`build_tokenizer`, as its CLIP loads it."""
+    return load_words(folder)

@@ -84,16 +84,71 @@ def test_the_text_equals_stock_text_generation(rewrite, clip):
 
 def test_words_outside_its_world_are_named(rewrite):
     assert "zebra" in rewrite("a zebra and a red circle")[3]
-    assert "Words outside" not in rewrite("a red circle")[3]
+    assert "Not known" not in rewrite("a red circle")[3]
 
 
 def test_vlm_encode_names_them_too(bridge, clip):
     def report(prompt):
         return bridge("actions.encode").run(clip, prompt)[2]
 
-    named = "Words outside the miniature's world of drawn shapes: zebra, jungle."
-    assert named in report("a (Zebra:1.2) and a red circle, jungle")
-    assert "Words outside" not in report("a red circle") + report("")
+    named = "This model draws coloured shapes. Not known: zebra, jungle."
+    assert report("a (Zebra:1.2) and a red circle, jungle").splitlines()[0] == named
+    assert "Not known" not in report("a red circle") + report("")
+
+
+@pytest.mark.parametrize("prompt", ["a cat", "eine Katze", "猫", "asdf qwer"])
+def test_a_prompt_with_nothing_known_draws_one_thing_and_says_so(rewrite, prompt):
+    *_, text, report = rewrite(prompt)
+    first = report.splitlines()[0]
+    assert first.startswith("This model draws coloured shapes. Not known: ") and "its own choice" in first
+    assert parse_caption(text) is not None
+
+
+def test_capitals_cost_nothing(rewrite):
+    assert rewrite("A LARGE RED HEART IN THE CENTER")[2] == rewrite("a large red heart in the center")[2]
+
+
+@pytest.fixture
+def written(bridge, monkeypatch):
+    """Texts that the next calls write, one after the other; how each was drawn is noted."""
+    action, notes = bridge("actions.rewrite"), []
+    real = action.write
+
+    def run(texts):
+        queue = iter(texts)
+
+        def write(vlm, profile, request, prefill, taps, selection, settings, precision):
+            notes.append(settings)
+            made = real(vlm, profile, request, prefill, taps, selection, settings, precision)
+            text = next(queue)
+            return made if text is None else made._replace(text=text)
+
+        monkeypatch.setattr(action, "write", write)
+        return notes
+
+    return run
+
+
+TWICE = "on a white background: a large red solid star at the center, a small blue solid star at the center."
+
+
+def test_a_text_that_broke_is_written_once_more_with_sampling(rewrite, written):
+    notes = written([TWICE, None])
+    *_, text, report = rewrite("a red circle")
+    assert [settings.sample for settings in notes] == [False, True]
+    assert parse_caption(text) is not None and "puts two things at the center, so it was written once more" in report
+
+
+def test_a_text_that_breaks_twice_is_said(rewrite, written):
+    notes = written([TWICE, TWICE])
+    assert "Warning: the text puts two things at the center" in rewrite("a red circle")[3]
+    assert len(notes) == 2
+
+
+def test_a_text_that_is_whole_is_written_once(rewrite, written):
+    notes = written([None])
+    rewrite("a red circle and a blue star")
+    assert len(notes) == 1
 
 
 @pytest.mark.parametrize("graph", [graph for graph in GRAPHS if graph.runs], ids=lambda graph: graph.name)

@@ -7,7 +7,7 @@ from unifusion.profiles import PROFILES
 from unifusion.selection import ENCODE_AGAIN
 from unifusion.system_prompts import AS_PROFILE, CUSTOM, SYSTEM_PROMPTS, system_prompt_for
 from unifusion.system_prompts import MINIATURE_SYSTEM as VERIFI_SYSTEM
-from unifusion.verifi import Decoding, count_words, room_to_write, what_is_wrong
+from unifusion.verifi import Decoding, count_words, room_to_write, what_is_broken, what_is_wrong
 
 REFUSALS = [
     "I'm sorry, but I can't help with that.",
@@ -154,3 +154,30 @@ def test_system_prompt_choices():
 
 def test_system_prompts_carry_no_control_tokens():
     assert not any("<|" in text for text in SYSTEM_PROMPTS.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a red circle " * 6, "repeats"),
+        ("la la la la la la la la la la la la", "repeats 'la'"),
+        ("ein rotes Herz und ein rotes Herz und ein rotes Herz und ein rotes Herz und", "repeats"),
+        ("星星星星星星星星星星星星", "repeats"),
+        ("The lake is calm and blue, the lake is calm and blue.", "twice"),
+        ("A very, very, very big dog under a blue sky.", None),
+        ("A red cup, a blue cup, a green cup, and a table under a lamp.", None),
+        (
+            "on a white background: a large red solid heart at the top left, a large red solid heart at the center.",
+            None,
+        ),
+        ("", None),
+    ],
+)
+def test_a_text_that_lost_its_way_is_noticed(text, problem):
+    found = what_is_broken(text, ended=True)
+    assert found is None if problem is None else problem in found
+
+
+def test_a_cut_text_that_repeats_does_not_end():
+    assert what_is_broken("go on and on and on and on and on and on and on", ended=False).endswith("does not end")
+    assert what_is_broken("a calm lake at dawn, with", ended=False) is None

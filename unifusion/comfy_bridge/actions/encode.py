@@ -157,11 +157,11 @@ def run(
     everything, selected = encode_selected(vlm, known, system, pieces, pictures, layers, chosen, precision)
     negative = empty_prompt(vlm, known, own_system, pictures, layers, chosen, precision)
     lines = [
+        *foreign_word_lines(vlm, plain_text(pieces)),
         *budget_lines(everything, selected, chosen, known, precision),
         *picture_lines(plain_text(pieces), pictures),
         *weight_lines(everything, selected, pieces),
         *syntax_lines(plain_text(pieces)),
-        *foreign_word_lines(vlm, plain_text(pieces)),
     ]
     if not plain_text(pieces).strip() and not pictures:
         lines.append(

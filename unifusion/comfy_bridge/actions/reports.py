@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ...hidden_states import IMAGE, INSTRUCTION, HiddenStates
-from ...miniature import unknown_words
+from ...miniature import knows_any, unknown_words
 from ...profiles import Profile
 from ...prompt_weights import HIGHEST, unread_weights
 from ...quoting import quoted
@@ -57,11 +57,17 @@ def weight_lines(everything: HiddenStates, selected: HiddenStates, pieces: Seque
 
 
 def foreign_word_lines(vlm: VLM, prompt: str) -> list[str]:
-    """Report: words that the miniature, which knows drawn shapes alone, has never seen."""
+    """First lines of a report: words that the miniature, which knows drawn shapes alone, has never seen."""
     if vlm.profile.key != "miniature":
         return []
-    words = unknown_words(prompt, vlm.tokenizer.name_or_path)
-    return [f"Words outside the miniature's world of drawn shapes: {', '.join(words)}."] if words else []
+    folder = vlm.tokenizer.name_or_path
+    words = unknown_words(prompt, folder)
+    if not words:
+        return []
+    line = f"This model draws coloured shapes. Not known: {', '.join(words)}."
+    if not knows_any(prompt, folder):
+        line += " Nothing here is known to it, so what it draws is its own choice."
+    return [line]
 
 
 def budget_lines(

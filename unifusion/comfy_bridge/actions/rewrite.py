@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,15 +12,16 @@ from ...chat_templates import QWEN, Template
 from ...hidden_states import GENERATED, IMAGE, HiddenStates, make_hidden_states, take
 from ...limits import check_tokens
 from ...messages import Segment, chat, remove_control_tokens
+from ...miniature import broken_caption
 from ...profiles import LAP, Profile, parse_taps, taps_for
 from ...prompt_weights import plain_text
 from ...quoting import quoted
 from ...references import TOKEN, PreparedReference, Reference
 from ...selection import ENCODE_AGAIN, REWRITE_SELECTIONS, selection_mask
-from ...system_prompts import AS_PROFILE, CUSTOM, system_prompt_for
-from ...verifi import Decoding, count_words, room_to_write, what_is_wrong
+from ...system_prompts import AS_PROFILE, CUSTOM, SYSTEM_PROMPTS, system_prompt_for
+from ...verifi import Decoding, count_words, room_to_write, what_is_broken, what_is_wrong
 from ..encoders.text_encoder import VLM, encode
-from ..encoders.writing import AT_LIMIT, Decoded, check_can_write, decode, precision_for
+from ..encoders.writing import AT_LIMIT, ENDED, Decoded, check_can_write, decode, precision_for
 from .encode import (
     choose_profile,
     empty_prompt,
@@ -31,6 +33,7 @@ from .encode import (
 )
 from .reports import budget_lines, foreign_word_lines, picture_lines, syntax_lines, weight_lines
 
+AGAIN_TEMPERATURE = 0.8  # of the second try at a text that broke
 Pieces = Sequence[tuple[str, float]]  # text and weight, from prompt_weights
 
 
@@ -141,6 +144,48 @@ def _tokens_around(vlm: VLM, profile: Profile, request: Request) -> int:
     return int((selection_mask(roles, profile.encode_selection) & (roles < IMAGE)).sum()) - 1
 
 
+def _broken(vlm: VLM, profile: Profile, request: Request, prefill: str, written: Written) -> str | None:
+    """What is broken in a text; the miniature's has a form of its own."""
+    ended = written.decoded.ending == ENDED
+    problem = what_is_broken(written.text, ended)
+    if problem or profile.key != "miniature" or request.system != SYSTEM_PROMPTS[profile.rewrite_system] or prefill:
+        return problem
+    return broken_caption(written.text, ended)
+
+
+def _write_whole(
+    vlm: VLM,
+    profile: Profile,
+    request: Request,
+    prefill: str,
+    taps: tuple[int, ...],
+    selection: str,
+    settings: Decoding,
+    precision: str,
+) -> tuple[Written, list[str]]:
+    """Writes; a text that broke is written once more with sampling.
+
+    Returns:
+        (the text, lines for the report)
+    """
+    first = write(vlm, profile, request, prefill, taps, selection, settings, precision)
+    lines = [_speed_line(first.decoded, settings, profile)]
+    problem = _broken(vlm, profile, request, prefill, first)
+    if problem is None:
+        return first, lines
+    again = replace(settings, sample=True, temperature=AGAIN_TEMPERATURE, seed=settings.seed + 1)
+    second = write(vlm, profile, request, prefill, taps, selection, again, precision)
+    still = _broken(vlm, profile, request, prefill, second)
+    if still is None and what_is_wrong(second.text[len(prefill) :]) is None:
+        lines.append(f"The text {problem}, so it was written once more with sampling (seed {again.seed}).")
+        return second, [*lines, _speed_line(second.decoded, again, profile)]
+    lines.append(
+        f"Warning: the text {problem}, and so did a second one with sampling. Another seed, a shorter prompt or "
+        f"edited_text helps."
+    )
+    return first, lines
+
+
 def read_given(
     vlm: VLM, request: Request, answer: Pieces, taps: tuple[int, ...], precision: str
 ) -> tuple[HiddenStates, int]:
@@ -232,9 +277,9 @@ def run(
         answer = edited
         lines.append("The edited text was used: nothing was written, one pass.")
     else:
-        written = write(vlm, known, request, prefill, layers, chosen, settings, precision)
+        written, about = _write_whole(vlm, known, request, prefill, layers, chosen, settings, precision)
         answer, hidden = [(written.text, 1.0)], written.hidden
-        lines.append(_speed_line(written.decoded, settings, known))
+        lines += about
         if problem := what_is_wrong(written.text[len(prefill) :]) or what_is_wrong(written.text):
             answer, hidden = instruction, None
             lines.append(
@@ -260,13 +305,13 @@ def run(
     negative = empty_prompt(vlm, known, asked, request.pictures, layers, selecting, precision)
 
     lines = [
+        *foreign_word_lines(vlm, request.prompt),
         f"VERIFI: {count_words(request.prompt)} words in, {count_words(text)} words out",
         *lines,
         *budget_lines(everything, selected, chosen, known, precision),
         *picture_lines(request.prompt, request.pictures),
         *weight_lines(everything, selected, [*instruction, *edited]),
         *syntax_lines(request.prompt),
-        *foreign_word_lines(vlm, request.prompt),
     ]
     if system_prompt != CUSTOM and custom_system_prompt.strip():
         lines.append("custom_system_prompt is not used: set system_prompt to 'custom' to use it.")

@@ -15,10 +15,9 @@ import comfy.text_encoders.qwen3vl as qwen3vl
 import comfy.utils
 import torch
 from comfy import sd1_clip
-from transformers import Qwen2Tokenizer
 
 from ...messages import IMAGE_PAD, VISION_BLOCK, chat_text
-from ...miniature import SIDE, VLMConfig, check_weights, read_config
+from ...miniature import SIDE, VLMConfig, check_weights, load_words, read_config
 from ...quoting import printable, quoted
 from ...system_prompts import MINIATURE_SYSTEM
 from ..read_files import check_files, read_safetensors
@@ -133,6 +132,12 @@ class MiniatureTEModel(sd1_clip.SD1ClipModel):
         return states, pooled, extra
 
 
+class _Words:
+    """What ComfyUI's tokenizers load; the class that it makes is the miniature's own."""
+
+    from_pretrained = staticmethod(load_words)
+
+
 class MiniatureTokenizer(qwen3vl.Qwen3VLTokenizer):
     """ComfyUI's Qwen3-VL tokenizer over the miniature's vocabulary; pictures stand before the prompt."""
 
@@ -143,7 +148,7 @@ class MiniatureTokenizer(qwen3vl.Qwen3VLTokenizer):
             pad_with_end=False,
             embedding_size=width,
             embedding_key=NAME,
-            tokenizer_class=Qwen2Tokenizer,
+            tokenizer_class=_Words,
             has_start_token=False,
             has_end_token=False,
             pad_to_max_length=False,
@@ -184,7 +189,7 @@ def _token_ids(folder: Path, config: VLMConfig) -> dict:
         ValueError: if the tokenizer's files are damaged, or of another vocabulary than the weights.
     """
     try:
-        words = Qwen2Tokenizer.from_pretrained(str(folder), local_files_only=True)
+        words = load_words(folder)
         ids = words.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>", "<|image_pad|>"])
         turn = list(words("<|im_start|>user\n")["input_ids"])
     except Exception as error:  # whatever transformers and tokenizers raise for a damaged file
