@@ -1,6 +1,7 @@
 """Thumbnails, help pictures and the tour's screenshots, all drawn by the shipped workflows in the real frontend.
 
-``COMFYUI_PATH=... python tools/build_pictures.py [01 05]`` after ``build_workflows.py``; numbers choose workflows.
+``COMFYUI_PATH=... python tools/build_pictures.py [01 05]`` after ``build_workflows.py``; numbers choose workflows (``00``
+none of them: only the nodes as they come from the library, and those in no template).
 Workflows on Krea 2 cannot run on what the pack ships; their thumbnail is the graph itself under its title. Empty files
 stand for the models there, so that no loader is framed in red.
 """
@@ -88,6 +89,31 @@ def stand_ins(base: Path) -> None:
         path.touch()
 
 
+FRESH = """
+async (kinds) => {
+  await app.loadGraphData({ nodes: [], links: [], version: 0.4 });
+  const column = [0, 0, 0, 0], wide = 520;
+  for (const kind of kinds) {
+    const node = LiteGraph.createNode(kind), place = column.indexOf(Math.min(...column));
+    app.graph.add(node);
+    node.pos = [place * wide, column[place]];
+    column[place] += node.size[1] + 110;
+  }
+}
+"""
+
+
+def fresh_nodes(page) -> None:
+    """Every node as it comes from the library, in both renderers."""
+    kinds = page.evaluate("() => Object.keys(LiteGraph.registered_node_types).filter((t) => t.startsWith('UniFusion'))")
+    for vue, name in ((False, "classic"), (True, "vue")):
+        page.evaluate("(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
+        page.evaluate(FRESH, kinds)
+        page.wait_for_timeout(1500)
+        shot(page, whole(page), 0.6).save(TOUR / f"fresh_nodes_{name}.png", optimize=True)
+    page.evaluate("() => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+
+
 def main() -> None:
     HELP.mkdir(exist_ok=True, parents=True)
     TOUR.mkdir(exist_ok=True, parents=True)
@@ -132,6 +158,7 @@ def main() -> None:
                             )
                             shot(page, tuple(box), 1.0).save(HELP / f"{node.type}.png", optimize=True)
                     print(graph.name, flush=True)
+                fresh_nodes(page)
                 for kind in IN_NO_TEMPLATE:
                     page.evaluate(
                         """(kind) => { app.graph.clear(); const node = LiteGraph.createNode(kind);

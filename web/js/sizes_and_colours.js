@@ -4,6 +4,7 @@ import { app } from "../../../scripts/app.js";
 const COLOURS = { UNIFUSION_HIDDEN_STATES: "#e0559b", UNIFUSION_REFERENCES: "#3fb8af" };
 const SIZES = {
   UniFusionLoadModel: [320, 130],
+  UniFusionSamplePicture: [320, 110],
   UniFusionRegion: [340, 220],
   UniFusionGuider: [340, 180],
   UniFusionVLMEncode: [420, 420],
