@@ -92,7 +92,7 @@ def stand_ins(base: Path) -> None:
 FRESH = """
 async (kinds) => {
   await app.loadGraphData({ nodes: [], links: [], version: 0.4 });
-  const column = [0, 0, 0, 0], wide = 520;
+  const column = [0, 0, 0, 0], wide = 660;
   for (const kind of kinds) {
     const node = LiteGraph.createNode(kind), place = column.indexOf(Math.min(...column));
     app.graph.add(node);
