@@ -10,6 +10,7 @@ from .load_model import LoadModel
 from .multi_reference_combine import MultiReferenceCombine
 from .reference import Reference
 from .region import Region
+from .sample_picture import SamplePicture
 from .save_conditioning import SaveConditioning
 from .verifi_rewrite import VerifiRewrite
 from .vlm_encode import VLMEncode
@@ -27,6 +28,7 @@ NODES: list[type[io.ComfyNode]] = [
     SaveConditioning,
     LoadConditioning,
     Region,
+    SamplePicture,
 ]
 
 

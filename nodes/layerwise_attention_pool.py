@@ -1,5 +1,6 @@
 from comfy_api.latest import io, ui
 
+from ..unifusion.before_queue import check_gains
 from ..unifusion.comfy_bridge.actions import pool
 from ..unifusion.layer_gains import CUSTOM, PRESETS
 from .checked import Node
@@ -84,3 +85,8 @@ class LayerwiseAttentionPool(Node):
             more=list((join or {}).values()),
         )
         return io.NodeOutput(*outputs, report, ui=ui.PreviewText(report))
+
+    @classmethod
+    def validate_inputs(cls, gain_preset=None, gains=None, join=None):
+        check_gains(gain_preset, gains)
+        return True

@@ -1,9 +1,10 @@
 from comfy_api.latest import io, ui
 
 from ..unifusion import contact_sheet
-from ..unifusion.references import DETAILS, LABEL_STYLES, combine, combined_lines, from_images
+from ..unifusion.board import arrange, read_board
+from ..unifusion.references import DETAILS, LABEL_STYLES, combine, combined_lines
 from .checked import Node
-from .sockets import CATEGORY, ReferencesSocket
+from .sockets import CATEGORY, SHOWS_AGAIN, ReferencesSocket
 
 
 class MultiReferenceCombine(Node):
@@ -13,8 +14,9 @@ class MultiReferenceCombine(Node):
             node_id="UniFusionMultiReferenceCombine",
             display_name="Multi-Reference Combine",
             category=CATEGORY,
-            description="Several pictures for one prompt: a shared token budget, labels, detail, and a sheet of what "
-            "the vision-language model will see. A picture gets a strength in a Reference node.",
+            **SHOWS_AGAIN,
+            description="Several pictures for one prompt, on a board: name, strength, on or off and order of each, a "
+            "shared token budget, labels, detail, and a sheet of what the vision-language model will see.",
             search_aliases=[
                 "UniFusion",
                 "multiple references",
@@ -58,12 +60,19 @@ class MultiReferenceCombine(Node):
                     "images",
                     optional=True,
                     template=io.Autogrow.TemplatePrefix(
-                        io.Image.Input("image", tooltip="A picture at strength 1; every picture of a batch is one."),
+                        io.Image.Input("image", tooltip="A picture; every picture of a batch is one."),
                         prefix="image",
                         min=0,
                         max=10,
                     ),
-                    tooltip="Pictures at strength 1.",
+                    tooltip="Pictures, each with a row on the board: name, strength, on or off, and the order.",
+                ),
+                io.String.Input(
+                    "board",
+                    default="",
+                    optional=True,
+                    socketless=True,
+                    tooltip="The rows of the board: each picture's name, strength, whether it is read, and the order.",
                 ),
             ],
             outputs=[
@@ -74,8 +83,15 @@ class MultiReferenceCombine(Node):
         )
 
     @classmethod
-    def execute(cls, budget, detail, labels, references=None, images=None) -> io.NodeOutput:
-        combined = combine([*(references or ()), *from_images(images or {})], budget, DETAILS[detail], labels)
-        sheet, report = contact_sheet.draw(combined), "\n".join(combined_lines(combined, budget))
+    def execute(cls, budget, detail, labels, references=None, images=None, board="") -> io.NodeOutput:
+        arranged, not_read = arrange(images or {}, read_board(board))
+        combined = combine([*(references or ()), *arranged], budget, DETAILS[detail], labels)
+        sheet = contact_sheet.draw(combined)
+        report = "\n".join([*combined_lines(combined, budget), *not_read])
         shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()}
         return io.NodeOutput(combined, sheet, report, ui=shown)
+
+    @classmethod
+    def validate_inputs(cls, board=None, images=None):
+        read_board(board or "")
+        return True

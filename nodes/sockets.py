@@ -5,6 +5,8 @@ from comfy_api.latest import io
 HiddenStatesSocket = io.Custom("UNIFUSION_HIDDEN_STATES")
 ReferencesSocket = io.Custom("UNIFUSION_REFERENCES")
 CATEGORY = "UniFusion"
+# A node that shows what it made is told it again when the whole graph comes from the cache; older hosts cannot do that.
+SHOWS_AGAIN = {"has_intermediate_output": True} if "has_intermediate_output" in io.Schema.__dataclass_fields__ else {}
 
 
 def picture_inputs() -> list[io.Input]:

@@ -1,11 +1,13 @@
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
-from ..unifusion.comfy_bridge.actions import rewrite
+from ..unifusion.before_queue import check_rewrite
+from ..unifusion.board import use_names
+from ..unifusion.comfy_bridge.actions import rewrite, studio
 from ..unifusion.profiles import PROFILES
 from ..unifusion.selection import REWRITE_SELECTIONS
 from ..unifusion.system_prompts import AS_PROFILE, CUSTOM, SYSTEM_PROMPTS
 from .checked import Node
-from .sockets import CATEGORY, HiddenStatesSocket, picture_inputs
+from .sockets import CATEGORY, SHOWS_AGAIN, HiddenStatesSocket, picture_inputs
 
 
 def sampling_inputs():
@@ -16,15 +18,24 @@ def sampling_inputs():
         io.Float.Input(
             "top_p",
             default=0.95,
+            advanced=True,
             min=0.0,
             max=1.0,
             step=0.01,
             tooltip="Draw from the likeliest tokens that together have this probability; 1 = all.",
         ),
-        io.Int.Input("top_k", default=64, min=0, max=1000, tooltip="Draw from this many likeliest tokens; 0 = all."),
+        io.Int.Input(
+            "top_k",
+            default=64,
+            min=0,
+            max=1000,
+            advanced=True,
+            tooltip="Draw from this many likeliest tokens; 0 = all.",
+        ),
         io.Float.Input(
             "min_p",
             default=0.05,
+            advanced=True,
             min=0.0,
             max=1.0,
             step=0.01,
@@ -33,6 +44,7 @@ def sampling_inputs():
         io.Float.Input(
             "repetition_penalty",
             default=1.05,
+            advanced=True,
             min=0.01,
             max=5.0,
             step=0.01,
@@ -48,6 +60,7 @@ class VerifiRewrite(Node):
             node_id="UniFusionVerifiRewrite",
             display_name="VERIFI Rewrite",
             category=CATEGORY,
+            **SHOWS_AGAIN,
             description="Rewrites a terse prompt with the vision-language model that is already loaded, and hands on "
             "the hidden states of the pass that wrote it: nothing is encoded a second time.",
             search_aliases=[
@@ -80,6 +93,7 @@ class VerifiRewrite(Node):
                     "profile",
                     options=["auto", *PROFILES],
                     default="auto",
+                    advanced=True,
                     tooltip="How the drawing model wants its encoder to be asked. 'auto' goes by the CLIP.",
                 ),
                 io.Combo.Input(
@@ -98,6 +112,7 @@ class VerifiRewrite(Node):
                     "selection",
                     options=[AS_PROFILE, *REWRITE_SELECTIONS],
                     default=AS_PROFILE,
+                    advanced=True,
                     tooltip="Which tokens condition the picture. 'images and rewritten text' is the "
                     "paper's rule; 'encode the rewritten text as a prompt' reads the text a "
                     "second time, as graphs without VERIFI do.",
@@ -119,7 +134,12 @@ class VerifiRewrite(Node):
                     tooltip="For 'sample': the same seed, text and settings write the same text.",
                 ),
                 io.Int.Input(
-                    "min_length", default=0, min=0, max=4096, tooltip="Tokens before which the text does not end."
+                    "min_length",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    advanced=True,
+                    tooltip="Tokens before which the text does not end.",
                 ),
                 io.Int.Input(
                     "max_length",
@@ -131,14 +151,15 @@ class VerifiRewrite(Node):
                 io.String.Input(
                     "prefill",
                     default="",
+                    advanced=True,
                     tooltip="First words of the text, e.g. 'A photograph of'. They steer it, and stop refusals.",
                 ),
                 io.String.Input(
                     "edited_text",
                     multiline=True,
                     default="",
-                    tooltip="When filled, nothing is written: this text takes the place of the rewrite. "
-                    "Copy the text shown on the node here and change it.",
+                    tooltip="The text that was written. Change it and it is locked: it takes the place of the "
+                    "rewrite and nothing is written until you unlock it.",
                 ),
                 io.Combo.Input(
                     "precision",
@@ -157,7 +178,18 @@ class VerifiRewrite(Node):
                     "must have been trained with the same.",
                 ),
                 *picture_inputs(),
+                io.Boolean.Input(
+                    "as_written",
+                    display_name="draw from",
+                    default=False,
+                    optional=True,
+                    label_on="as written",
+                    label_off="rewrite",
+                    tooltip="'as written' reads the prompt as it is, like VLM Encode: one click to compare with the "
+                    "rewrite.",
+                ),
             ],
+            hidden=[io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             outputs=[
                 HiddenStatesSocket.Output("hidden_states", display_name="hidden states"),
                 HiddenStatesSocket.Output(
@@ -190,11 +222,24 @@ class VerifiRewrite(Node):
         taps="",
         references=None,
         images=None,
+        as_written=False,
     ) -> io.NodeOutput:
+        asked, unknown = use_names(prompt, references)
+        edited_text, unknown_too = use_names(edited_text, references)
+        read = {
+            "profile": profile,
+            "precision": precision,
+            "taps": taps,
+            "references": references,
+            "images": images,
+        }
+        if as_written:
+            states, negative, text, report = studio.read_as_written(clip, asked, **read)
+            report = "\n".join([report, *unknown])
+            return io.NodeOutput(states, negative, text, report, ui={"report": [report]})
         states, negative, text, report = rewrite.run(
             clip,
-            prompt,
-            profile=profile,
+            asked,
             system_prompt=system_prompt,
             custom_system_prompt=custom_system_prompt,
             selection=selection,
@@ -204,9 +249,41 @@ class VerifiRewrite(Node):
             max_length=max_length,
             prefill=prefill,
             edited_text=edited_text,
-            precision=precision,
-            taps=taps,
-            references=references,
-            images=images,
+            **read,
         )
-        return io.NodeOutput(states, negative, text, report, ui=ui.PreviewText(f"{text}\n\n{report}"))
+        report = "\n".join([report, *dict.fromkeys([*unknown, *unknown_too])])
+        if cls.hidden is not None:
+            studio.write_into_workflow(
+                cls.hidden.extra_pnginfo, cls.hidden.unique_id, text=text, prompt=prompt, seed=seed, report=report
+            )
+        return io.NodeOutput(
+            states,
+            negative,
+            text,
+            report,
+            ui={"text": [text], "report": [report], "prompt": [prompt], "seed": [seed]},
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        prompt=None,
+        edited_text=None,
+        system_prompt=None,
+        custom_system_prompt=None,
+        taps=None,
+        as_written=False,
+        references="",
+        images=None,
+        sampling=None,
+    ):
+        check_rewrite(
+            # As written, the text that is kept and the system prompt are not used; an empty prompt is a negative.
+            prompt=None if as_written else prompt,
+            edited_text=edited_text,
+            system_prompt=None if as_written else system_prompt,
+            custom_system_prompt=custom_system_prompt,
+            taps=taps,
+            pictures=references is None or bool(images),  # what comes through a link is None
+        )
+        return True

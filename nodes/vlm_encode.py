@@ -1,5 +1,7 @@
 from comfy_api.latest import io, ui
 
+from ..unifusion.before_queue import check_taps
+from ..unifusion.board import use_names
 from ..unifusion.comfy_bridge.actions import encode
 from ..unifusion.profiles import PROFILES
 from ..unifusion.selection import SELECTIONS
@@ -82,6 +84,7 @@ class VLMEncode(Node):
     def execute(
         cls, clip, prompt, profile, selection, system_prompt="", taps="", precision="fp32", references=None, images=None
     ) -> io.NodeOutput:
+        prompt, unknown = use_names(prompt, references)
         states, negative, report = encode.run(
             clip,
             prompt,
@@ -93,4 +96,10 @@ class VLMEncode(Node):
             references=references,
             images=images,
         )
+        report = "\n".join([report, *unknown])
         return io.NodeOutput(states, negative, report, ui=ui.PreviewText(report))
+
+    @classmethod
+    def validate_inputs(cls, taps=None, images=None):
+        check_taps(taps)
+        return True

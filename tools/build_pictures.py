@@ -1,7 +1,9 @@
 """Thumbnails, help pictures and the tour's screenshots, all drawn by the shipped workflows in the real frontend.
 
-``COMFYUI_PATH=... python tools/build_pictures.py [01 05]`` after ``build_workflows.py``; numbers choose workflows.
-Workflows on Krea 2 cannot run on what the pack ships; their thumbnail is the graph itself.
+``COMFYUI_PATH=... python tools/build_pictures.py [01 05]`` after ``build_workflows.py``; numbers choose workflows (``00``
+none of them: only the nodes as they come from the library, and those in no template).
+Workflows on Krea 2 cannot run on what the pack ships; their thumbnail is the graph itself under its title. Empty files
+stand for the models there, so that no loader is framed in red.
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ from pathlib import Path
 from harness.browser import open_page
 from harness.comfy_server import PACK, Server
 from harness.graphs import GRAPHS, Graph
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 HELP = PACK / "web" / "docs" / "pictures"
 TOUR = PACK / "docs" / "pictures"
 MARGIN = 24
-IN_NO_TEMPLATE = ("UniFusionGuider", "UniFusionRegion")
+IN_NO_TEMPLATE = ("UniFusionGuider", "UniFusionRegion", "UniFusionReference")
 
 
 def slug(graph: Graph) -> str:
@@ -52,7 +54,7 @@ def shot(page, box: tuple[float, float, float, float], scale: float) -> Image.Im
         app.canvas.ds.offset = [110 / scale - x, 90 / scale - y]; app.canvas.setDirty(true, true) }""",
         [x - MARGIN, y - MARGIN, scale],
     )
-    page.mouse.move(5, 5)
+    page.mouse.move(400, 5)  # not over a tab, which would open its preview
     page.wait_for_timeout(900)
     clip = {"x": 110, "y": 90, "width": (width + 2 * MARGIN) * scale, "height": (height + 2 * MARGIN) * scale}
     return Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
@@ -62,11 +64,54 @@ def whole(page) -> tuple[float, float, float, float]:
     """The box around all nodes and groups."""
     return tuple(
         page.evaluate("""() => { const boxes = [...app.graph.nodes.map((n) => [...n.pos, ...n.size]),
-            ...app.graph.groups.map((g) => [...g.pos, ...g.size])];
+            ...app.graph.groups.map((g) => [...g.pos, ...g.size]),
+            ...[...app.graph.reroutes.values()].map((r) => [...r.pos, 0, 0])];
         const left = Math.min(...boxes.map((b) => b[0])), top = Math.min(...boxes.map((b) => b[1] - 30));
         return [left, top, Math.max(...boxes.map((b) => b[0] + b[2])) - left,
                 Math.max(...boxes.map((b) => b[1] + b[3])) - top] }""")
     )
+
+
+def titled(picture: Image.Image, title: str) -> Image.Image:
+    """The picture of a graph on a plain card with its title."""
+    card = Image.new("RGB", (1024, 640), (26, 26, 30))
+    picture.thumbnail((984, 530))
+    card.paste(picture, ((1024 - picture.width) // 2, 96 + (530 - picture.height) // 2))
+    ImageDraw.Draw(card).text((512, 48), title, fill=(235, 235, 235), font=ImageFont.load_default(44), anchor="mm")
+    return card
+
+
+def stand_ins(base: Path) -> None:
+    """Empty files with the names of the models that the graphs load."""
+    for model in (model for graph in GRAPHS for node in graph.nodes.values() for model in node.models):
+        path = base / "models" / model["directory"] / model["name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+FRESH = """
+async (kinds) => {
+  await app.loadGraphData({ nodes: [], links: [], version: 0.4 });
+  const column = [0, 0, 0, 0], wide = 660;
+  for (const kind of kinds) {
+    const node = LiteGraph.createNode(kind), place = column.indexOf(Math.min(...column));
+    app.graph.add(node);
+    node.pos = [place * wide, column[place]];
+    column[place] += node.size[1] + 110;
+  }
+}
+"""
+
+
+def fresh_nodes(page) -> None:
+    """Every node as it comes from the library, in both renderers."""
+    kinds = page.evaluate("() => Object.keys(LiteGraph.registered_node_types).filter((t) => t.startsWith('UniFusion'))")
+    for vue, name in ((False, "classic"), (True, "vue")):
+        page.evaluate("(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
+        page.evaluate(FRESH, kinds)
+        page.wait_for_timeout(1500)
+        shot(page, whole(page), 0.6).save(TOUR / f"fresh_nodes_{name}.png", optimize=True)
+    page.evaluate("() => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
 
 
 def main() -> None:
@@ -77,6 +122,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(os.environ["COMFYUI_PATH"]), Path(folder) / "base")
         try:
+            stand_ins(server.base)
             server.wait()
             with open_page(server.url, Graph_CanvasMenu=False) as page:
                 page.add_style_tag(content='[data-testid="queue-notification-banner"] { visibility: hidden }')
@@ -94,11 +140,16 @@ def main() -> None:
                         if drawn.width < 512:
                             drawn.resize((384, 384), Image.Resampling.LANCZOS).save(TOUR / f"{slug(graph)}_result.png")
                             drawn = drawn.resize((512, 512), Image.Resampling.LANCZOS)
+                        elif graph.picture == "save":
+                            drawn.resize((384, 384), Image.Resampling.LANCZOS).save(TOUR / f"{slug(graph)}_result.png")
                         picture = drawn
+                    else:
+                        picture = titled(picture, graph.name[3:])
                     picture.thumbnail((1024, 768))
                     picture.save(path.with_suffix(".jpg"), quality=88)
+                    inside = {key for subgraph in graph.subgraphs.values() for key in subgraph.nodes}
                     for key, node in graph.nodes.items():
-                        if node.type.startswith("UniFusion") and node.type not in pictured:
+                        if key not in inside and node.type.startswith("UniFusion") and node.type not in pictured:
                             pictured.add(node.type)
                             box = page.evaluate(
                                 "(id) => { const n = app.graph.getNodeById(id); "
@@ -107,10 +158,11 @@ def main() -> None:
                             )
                             shot(page, tuple(box), 1.0).save(HELP / f"{node.type}.png", optimize=True)
                     print(graph.name, flush=True)
+                fresh_nodes(page)
                 for kind in IN_NO_TEMPLATE:
                     page.evaluate(
                         """(kind) => { app.graph.clear(); const node = LiteGraph.createNode(kind);
-                        app.graph.add(node); node.pos = [0, 0]; node.setSize([320, node.size[1]]) }""",
+                        app.graph.add(node); node.pos = [0, 0] }""",
                         kind,
                     )
                     box = page.evaluate("() => [0, -30, app.graph.nodes[0].size[0], app.graph.nodes[0].size[1] + 30]")

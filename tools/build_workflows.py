@@ -10,19 +10,24 @@ import os
 import tempfile
 from pathlib import Path
 
-from harness.browser import open_page
+from harness.browser import LINKS_UNDER_NODES, open_page
 from harness.comfy_server import PACK, Server
 from harness.graphs import GRAPHS, PACK_ID, TEXT, Graph
 
 BUILD = """
-({nodes, groups, notes, pack}) => {
-  app.graph.clear();
+async ({nodes, groups, notes, subgraphs, places, pack}) => {
+  await app.loadGraphData({ nodes: [], links: [], version: 0.4 });
   const made = {};
+  window.outside = {};
+  const put = (node, key) => {
+    const [left, top, width, height] = places[key], least = node.computeSize();
+    node.pos = [left, top];
+    node.setSize([Math.max(width, least[0]), Math.max(height, least[1])]);
+  };
   for (const [key, spec] of Object.entries(nodes)) {
     const node = LiteGraph.createNode(spec.type);
     node.id = spec.id;
     app.graph.add(node);
-    node.pos = spec.at;
     if (spec.title) node.title = spec.title;
     node.properties["Node name for S&R"] = spec.type;
     if (spec.type.startsWith("UniFusion")) node.properties.cnr_id = pack;
@@ -38,30 +43,54 @@ BUILD = """
     for (const widget of node.widgets ?? [])
       if (["fixed", "increment", "decrement", "randomize"].includes(widget.value)) widget.value = "fixed";
   }
+  const slot = (node, name) => {
+    const found = node.inputs.findIndex((input) => input.name === name);
+    if (found < 0) throw new Error(`${node.type} has no input ${name}: ${node.inputs.map((i) => i.name)}`);
+    return found;
+  };
   for (const [key, spec] of Object.entries(nodes))
     for (const [name, value] of Object.entries(spec.inputs)) {
       if (!Array.isArray(value)) continue;
-      const slot = made[key].inputs.findIndex((input) => input.name === name);
-      if (slot < 0) throw new Error(`${spec.type} has no input ${name}: ${made[key].inputs.map((i) => i.name)}`);
-      if (!made[value[0]].connect(value[1], made[key], slot)) throw new Error(`${spec.type}.${name} is not connected`);
+      if (!made[value[0]].connect(value[1], made[key], slot(made[key], name)))
+        throw new Error(`${spec.type}.${name} is not connected`);
     }
-  for (const [key, spec] of Object.entries(nodes)) {
-    const least = made[key].computeSize();
-    made[key].setSize([Math.max(spec.size[0], least[0]), Math.max(spec.size[1], least[1])]);
-  }
-  for (const [text, at, size] of notes) {
+  for (const [key, node] of Object.entries(made)) put(node, key);
+  for (const [number, text] of notes.entries()) {
     const note = LiteGraph.createNode("MarkdownNote");
     app.graph.add(note);
-    note.pos = at;
-    note.setSize(size);
+    put(note, number ? `note ${number + 1}` : "note");
     note.widgets[0].value = text;
     note.title = "Read me";
+  }
+  for (const [title, { nodes: keys, outside }] of Object.entries(subgraphs)) {
+    // A widget that is linked across the border stands outside afterwards.
+    const standIns = outside.map(([key, name]) => {
+      const widget = made[key].widgets.find((w) => w.name === name);
+      const kind = typeof widget.value === "string" ? "PrimitiveStringMultiline"
+        : Number.isInteger(widget.value) && name !== "denoise" ? "PrimitiveInt" : "PrimitiveFloat";
+      const standIn = LiteGraph.createNode(kind);
+      app.graph.add(standIn);
+      standIn.connect(0, made[key], slot(made[key], name));
+      return [standIn, widget.value, name];
+    });
+    const { node } = app.graph.convertToSubgraph(new Set(keys.map((key) => made[key])));
+    node.title = node.subgraph.name = title;
+    // The frontend also puts the seed of a second sampler outside.
+    const wanted = new Set(outside.map(([, name]) => name));
+    for (const input of [...node.subgraph.inputs])
+      if (["INT", "FLOAT", "STRING"].includes(input.type) && !wanted.has(input.name)) node.subgraph.removeInput(input);
+    for (const [standIn, value, name] of standIns) {
+      app.graph.remove(standIn);
+      if (!node.widgets.some((w) => w.name === name)) throw new Error(`${title} has no widget ${name}`);
+      window.outside[node.id] = { ...window.outside[node.id], [name]: value };
+    }
+    put(node, title);
   }
   for (const [title, keys] of groups) {
     const group = new LiteGraph.LGraphGroup(title);
     const boxes = keys.map((key) => made[key]);
-    const left = Math.min(...boxes.map((n) => n.pos[0])) - 20, top = Math.min(...boxes.map((n) => n.pos[1])) - 80;
-    const right = Math.max(...boxes.map((n) => n.pos[0] + n.size[0])) + 20;
+    const left = Math.min(...boxes.map((n) => n.pos[0])) - 18, top = Math.min(...boxes.map((n) => n.pos[1])) - 80;
+    const right = Math.max(...boxes.map((n) => n.pos[0] + n.size[0])) + 18;
     const bottom = Math.max(...boxes.map((n) => n.pos[1] + n.size[1])) + 20;
     group.pos = [left, top];
     group.size = [right - left, bottom - top];
@@ -70,10 +99,33 @@ BUILD = """
 }
 """
 
+ROUTE = """
+() => {
+  // A link that would run under a node goes over all of them, up and down between the columns.
+  let lane = Math.min(...app.graph.nodes.map((n) => n.pos[1])) - 52;
+  const lanes = new Map();
+  for (const { id, from, to } of app.graph.nodes.length ? window.linksUnderNodes() : []) {
+    const link = app.graph.links.get(id), source = app.graph.getNodeById(link.origin_id);
+    const one = `${link.origin_id} ${link.origin_slot}`;  // links from one socket share their way
+    if (!lanes.has(one)) { lanes.set(one, { y: lane, x: 10 + 6 * (lanes.size % 4) }); lane -= 12; }
+    const { y, x } = lanes.get(one);
+    const target = app.graph.getNodeById(link.target_id);
+    const left = target.pos[0] - x, right = source.pos[0] + source.size[0] + x;
+    let next = link;
+    for (const stop of [[left, to[1]], [left, y], [right, y], [right, from[1]]]) next = app.graph.createReroute(stop, next);
+  }
+}
+"""
+
 SERIALIZE = """
 () => {
   const graph = app.graph.serialize();
-  graph.extra = { ds: { scale: 0.6, offset: [120, 160] } };
+  // Subgraphs that are made one after another share the values outside until they are loaded; each gets its own here.
+  for (const node of graph.nodes) {
+    const values = window.outside[node.id];
+    if (values) node.widgets_values = app.graph.getNodeById(node.id).widgets.map((widget) => values[widget.name]);
+  }
+  graph.extra = { ...graph.extra, ds: { scale: 0.7, offset: [110, 240] } };
   return graph;
 }
 """
@@ -109,8 +161,6 @@ def build(page, graph: Graph) -> None:
                 key: {
                     "type": node.type,
                     "id": ids[key],
-                    "at": node.at,
-                    "size": node.size,
                     "title": node.title,
                     "models": node.models,
                     "behindLinks": node.behind_links,
@@ -122,9 +172,16 @@ def build(page, graph: Graph) -> None:
             },
             "groups": list(graph.groups.items()),
             "notes": graph.notes,
+            "subgraphs": {
+                title: {"nodes": one.nodes, "outside": one.outside} for title, one in graph.subgraphs.items()
+            },
+            "places": graph.places(),
             "pack": PACK_ID,
         },
     )
+    page.wait_for_timeout(500)
+    page.evaluate(LINKS_UNDER_NODES)
+    page.evaluate(ROUTE)
 
 
 def write(path: Path, graph: dict) -> None:

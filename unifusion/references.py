@@ -45,6 +45,7 @@ class Reference(NamedTuple):
         tokens: VLM tokens of each view; 0 = what the encoder's profile gives a picture.
         start, end: part of the schedule in which it counts, 0..1.
         note: what was changed on the way here, for reports; empty for nothing.
+        name: what the prompt may call it as ``@name``, kept where labels are left out; empty for none.
     """
 
     picture: torch.Tensor
@@ -55,6 +56,7 @@ class Reference(NamedTuple):
     start: float = 0.0
     end: float = 1.0
     note: str = ""
+    name: str = ""
 
 
 class PreparedReference(NamedTuple):
@@ -167,7 +169,9 @@ def from_batch(
             picture = resize(picture, size)
             notes.append(f"{width} x {height} pixels brought to {size[1]} x {size[0]} first")
         numbered = f"{label} {number + 1}" if label and batch.shape[0] > 1 else label
-        made.append(Reference(picture.clamp(0, 1), numbered, strength, tiles, 0, start, end, "; ".join(notes)))
+        made.append(
+            Reference(picture.clamp(0, 1), numbered, strength, tiles, 0, start, end, "; ".join(notes), numbered)
+        )
     if not made:
         raise ValueError(f"{name} is an empty batch: its shape is {tuple(batch.shape)}, expected at least one picture.")
     return made

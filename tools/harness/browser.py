@@ -9,6 +9,39 @@ from contextlib import contextmanager
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 READY = "!!(window.app && app.graph && app.canvas && LiteGraph.registered_node_types['UniFusionVLMEncode'])"
 
+# Defines linksUnderNodes(): links of the graph on the canvas that run behind a node other than the two they join. A link
+# without reroutes is drawn as a spline whose handles are a quarter of its length; between reroutes it is nearly straight.
+LINKS_UNDER_NODES = """
+() => { window.linksUnderNodes = () => {
+  const graph = app.graph, found = [];
+  const boxes = graph.nodes.map((n) => [n.id, n.pos[0] - 2, n.pos[1] - 32, n.pos[0] + n.size[0] + 2, n.pos[1] + n.size[1] + 2]);
+  for (const link of graph.links.values()) {
+    const source = graph.getNodeById(link.origin_id), target = graph.getNodeById(link.target_id);
+    if (!source || !target) continue;
+    const from = [...source.getOutputPos(link.origin_slot)], to = [...target.getInputPos(link.target_slot)];
+    const between = [];
+    for (let id = link.parentId; id != null; id = graph.reroutes.get(id)?.parentId)
+      between.unshift([...graph.reroutes.get(id).pos]);
+    const stops = [from, ...between, to], points = [];
+    for (let i = 0; i + 1 < stops.length; i++) {
+      const [a, b] = [stops[i], stops[i + 1]];
+      const handle = between.length ? 0 : 0.25 * Math.hypot(b[0] - a[0], b[1] - a[1]);
+      for (let t = 0; t <= 1; t += 1 / 60) {
+        const u = 1 - t, along = (p, p1, p2, q) => u * u * u * p + 3 * u * u * t * p1 + 3 * u * t * t * p2 + t * t * t * q;
+        points.push([along(a[0], a[0] + handle, b[0] - handle, b[0]), along(a[1], a[1], b[1], b[1])]);
+      }
+    }
+    const under = boxes.filter(([id, left, top, right, bottom]) => points.some(([x, y]) => {
+      const inside = x > left && x < right && y > top && y < bottom;
+      if (id !== source.id && id !== target.id) return inside;
+      return inside && x > left + 40 && x < right - 40;  // its own nodes it may touch at the socket
+    }));
+    if (under.length) found.push({ id: link.id, from, to, under: under.map(([id]) => graph.getNodeById(id).title) });
+  }
+  return found;
+} }
+"""
+
 
 def missing() -> str | None:
     """Why there is no browser to test with, or None."""
@@ -46,3 +79,20 @@ def open_page(url: str, width: int = 1800, height: int = 1100, **settings):
         page.wait_for_function(READY, timeout=180_000)
         yield page
         browser.close()
+
+
+class PackConsole:
+    """Errors and warnings in the browser's console that name the pack or its files; ``lines`` collects them."""
+
+    def __init__(self, page):
+        self.page, self.lines = page, []
+        page.on("console", self._note)
+
+    def _note(self, message) -> None:
+        about = f"{message.text} {message.location.get('url', '')}"
+        if message.type in ("error", "warning") and "unifusion" in about.lower():
+            self.lines.append(message.text)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.page.remove_listener("console", self._note)

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 KREA_FILES = "https://huggingface.co/Comfy-Org/Krea-2/resolve/main/"
 PACK_ID = "comfyui-unifusion"
+GAP, BETWEEN = 40, 60  # pixels between columns, and between the nodes of one
 
 
 def model_file(directory: str, name: str, url: str | None = None) -> dict:
@@ -21,12 +23,23 @@ class Node:
     """One node. ``inputs`` has the values of widgets and the links ``(key of a node, index of its output)``."""
 
     type: str
-    at: tuple[int, int]
-    size: tuple[int, int]
     inputs: dict = field(default_factory=dict)
     title: str | None = None
     models: list[dict] = field(default_factory=list)
     behind_links: dict = field(default_factory=dict)  # values of linked widgets, used when the link goes
+
+
+@dataclass
+class Subgraph:
+    """Nodes that stand on the canvas as one.
+
+    Attributes:
+        nodes: keys of the nodes inside.
+        outside: (key, widget) of what can be set from outside, shown under the widget's own name.
+    """
+
+    nodes: list[str]
+    outside: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -37,17 +50,37 @@ class Graph:
         name: of its file and in the template browser.
         nodes: by a short key; the order gives the ids.
         groups: title -> keys of the nodes inside.
-        notes: (markdown, position, size).
+        notes: markdown; the places are "note" and so on.
+        columns: (width, [(key, title of a subgraph or "note", height), ...]) from left to right.
+        subgraphs: by their title.
         runs: whether it runs on what the pack ships.
         picture: key of the node whose picture is the thumbnail.
     """
 
     name: str
     nodes: dict[str, Node]
-    groups: dict[str, list[str]]
-    notes: list[tuple[str, tuple[int, int], tuple[int, int]]]
+    notes: list[str]
+    columns: list[tuple[int, list[tuple[str, int]]]]
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    subgraphs: dict[str, Subgraph] = field(default_factory=dict)
     runs: bool = True
     picture: str = "save"
+
+    def places(self) -> dict[str, tuple[int, int, int, int]]:
+        """Left, top, width and height of everything on the canvas."""
+        found, left = {}, 0
+        for width, column in self.columns:
+            top = 0
+            for key, height in column:
+                found[key] = (left, top, width, height)
+                top += height + BETWEEN
+            left += width + GAP
+        for subgraph in self.subgraphs.values():
+            left = 0
+            for key in subgraph.nodes:
+                found[key] = (left, 0, 340, 300)
+                left += 340 + GAP
+        return found
 
     def ids(self) -> dict[str, int]:
         return {key: number for number, key in enumerate(self.nodes, 1)}
@@ -67,15 +100,17 @@ class Graph:
         }
 
 
-def load(at=(0, 0)) -> Node:
-    return Node("UniFusionLoadModel", at, (300, 120), {"model": "bundled miniature"})
+def load() -> Node:
+    return Node("UniFusionLoadModel", {"model": "bundled miniature"})
 
 
-def encode(prompt: str, at, clip=("load", 1), **more) -> Node:
+def sample(picture: str) -> Node:
+    return Node("UniFusionSamplePicture", {"picture": picture})
+
+
+def encode(prompt: str, clip=("load", 1), **more) -> Node:
     return Node(
         "UniFusionVLMEncode",
-        at,
-        (400, 420),
         {
             "clip": clip,
             "prompt": prompt,
@@ -89,11 +124,9 @@ def encode(prompt: str, at, clip=("load", 1), **more) -> Node:
     )
 
 
-def verifi(prompt: str, at, clip=("load", 1), system_prompt="as the profile", **more) -> Node:
+def verifi(prompt: str, clip=("load", 1), system_prompt="as the profile", **more) -> Node:
     return Node(
         "UniFusionVerifiRewrite",
-        at,
-        (420, 760),
         {
             "clip": clip,
             "prompt": prompt,
@@ -109,16 +142,34 @@ def verifi(prompt: str, at, clip=("load", 1), system_prompt="as the profile", **
             "edited_text": "",
             "precision": "auto",
             "taps": "",
+            "as_written": False,
             **more,
         },
     )
 
 
-def pool(source: str, at, model=("load", 0), **more) -> Node:
+def board(*rows: tuple[str, str, float], **more) -> Node:
+    """Multi-Reference Combine; a row is (key of the picture's node, name, strength)."""
+    kept = [
+        {"slot": f"image{number}", "name": name, "strength": strength, "on": True}
+        for number, (_, name, strength) in enumerate(rows)
+    ]
+    return Node(
+        "UniFusionMultiReferenceCombine",
+        {
+            "budget": 0,
+            "detail": "one view",
+            "labels": "none",
+            **{f"images.image{number}": (key, 0) for number, (key, *_) in enumerate(rows)},
+            "board": json.dumps(kept),
+            **more,
+        },
+    )
+
+
+def pool(source: str, model=("load", 0), **more) -> Node:
     return Node(
         "UniFusionLayerwiseAttentionPool",
-        at,
-        (340, 300),
         {
             "model": model,
             "positive": (source, 0),
@@ -131,11 +182,9 @@ def pool(source: str, at, model=("load", 0), **more) -> Node:
     )
 
 
-def sampler(pooled: str, at, latent="latent", preset="UniFusion miniature", seed=1, **more) -> Node:
+def sampler(pooled: str, latent="latent", preset="UniFusion miniature", seed=1, **more) -> Node:
     return Node(
         "UniFusionDiTSampler",
-        at,
-        (320, 260),
         {
             "model": (pooled, 0),
             "positive": (pooled, 1),
@@ -150,31 +199,40 @@ def sampler(pooled: str, at, latent="latent", preset="UniFusion miniature", seed
     )
 
 
-def empty(at, width=128, height=128) -> Node:
-    return Node("EmptyLatentImage", at, (300, 120), {"width": width, "height": height, "batch_size": 1})
+def empty(width=128, height=128) -> Node:
+    return Node("EmptyLatentImage", {"width": width, "height": height, "batch_size": 1})
 
 
-def decode(drawn: str, at, vae=("load", 2)) -> Node:
-    return Node("VAEDecode", at, (220, 60), {"samples": (drawn, 0), "vae": vae})
+def decode(drawn: str, vae=("load", 2)) -> Node:
+    return Node("VAEDecode", {"samples": (drawn, 0), "vae": vae})
 
 
-def save(image: str, at, prefix="UniFusion", size=(360, 400), title=None) -> Node:
-    return Node("SaveImage", at, size, {"images": (image, 0), "filename_prefix": prefix}, title)
+def enlarge(decoded: str) -> Node:
+    """Four times as large for the eye: the miniature draws 128 x 128 pixels."""
+    return Node("ImageScaleBy", {"image": (decoded, 0), "upscale_method": "lanczos", "scale_by": 4.0})
 
 
-def preview(image: str, at, size=(300, 330), title=None) -> Node:
-    return Node("PreviewImage", at, size, {"images": (image, 0)}, title)
+def save(image: str, prefix="UniFusion", title=None) -> Node:
+    return Node("SaveImage", {"images": (image, 0), "filename_prefix": prefix}, title)
 
 
-def drawn_picture(key: str, prompt: str, top: int, seed: int) -> dict[str, Node]:
-    """Prompt to picture in one row; stands for a picture of the creator's."""
-    return {
-        f"{key}_encode": encode(prompt, (360, top)),
-        f"{key}_pool": pool(f"{key}_encode", (800, top)),
-        f"{key}_draw": sampler(f"{key}_pool", (1180, top), seed=seed),
-        f"{key}_picture": decode(f"{key}_draw", (1540, top)),
-        f"{key}_preview": preview(f"{key}_picture", (1540, top + 110), (260, 300), title="The picture"),
+def drawing(source: str, prefix="", model=("load", 0), vae=("load", 2), size=128, **more) -> dict[str, Node]:
+    """From hidden states to a picture, to stand in a subgraph; the result is ``<prefix>shown``, of Krea 2 ``decode``."""
+    drawn = {
+        f"{prefix}latent": empty(size, size),
+        f"{prefix}pool": pool(source, model),
+        f"{prefix}draw": sampler(f"{prefix}pool", f"{prefix}latent", **more),
+        f"{prefix}decode": decode(f"{prefix}draw", vae),
     }
+    return drawn | ({f"{prefix}shown": enlarge(f"{prefix}decode")} if size == 128 else {})
+
+
+def drawing_subgraph(prefix="", last="shown") -> Subgraph:
+    keys = ("latent", "pool", "draw", "decode") + (("shown",) if last == "shown" else ())
+    return Subgraph(
+        [f"{prefix}{key}" for key in keys],
+        [(f"{prefix}draw", "seed"), (f"{prefix}latent", "width"), (f"{prefix}latent", "height")],
+    )
 
 
 WORLD = (
@@ -182,6 +240,7 @@ WORLD = (
     "cross, ring, heart and crescent, solid, striped or dotted, on white, gray, black, beige or navy. For real pictures "
     "open a *Krea 2* template: only the loaders differ."
 )
+OWN = "**Your own picture:** drag it onto the canvas and lead the `IMAGE` of its *Load Image* where *Sample Picture* leads."
 
 KREA_NOTE = """## Files for this workflow
 
@@ -200,19 +259,15 @@ def krea_loaders(dit: str) -> dict[str, Node]:
     return {
         "unet": Node(
             "UNETLoader",
-            (0, 0),
-            (340, 110),
             {"unet_name": dit, "weight_dtype": "default"},
             models=[model_file("diffusion_models", dit)],
         ),
         "clip": Node(
             "CLIPLoader",
-            (0, 170),
-            (340, 130),
             {"clip_name": clip, "type": "krea2", "device": "default"},
             models=[model_file("text_encoders", clip)],
         ),
-        "vae": Node("VAELoader", (0, 360), (340, 80), {"vae_name": vae}, models=[model_file("vae", vae)]),
+        "vae": Node("VAELoader", {"vae_name": vae}, models=[model_file("vae", vae)]),
     }
 
 
@@ -220,41 +275,38 @@ TEXT = Graph(
     "01 Text to picture with VERIFI",
     {
         "load": load(),
-        "latent": empty((0, 200)),
-        "rewrite": verifi("a red circle in the top left and a blue star in the bottom right", (380, 0)),
-        "pool": pool("rewrite", (860, 0)),
-        "draw": sampler("pool", (1260, 0)),
-        "decode": decode("draw", (1260, 340)),
-        "save": save("decode", (1640, 0)),
-    },
-    {
-        "1. Model and size": ["load", "latent"],
-        "2. Words: the model rewrites them as it reads": ["rewrite"],
-        "3. Layers to conditioning": ["pool"],
-        "4. Draw": ["draw", "decode", "save"],
+        "latent": empty(),
+        "rewrite": verifi("a red circle in the top left and a blue star in the bottom right"),
+        "pool": pool("rewrite"),
+        "draw": sampler("pool"),
+        "decode": decode("draw"),
+        "shown": enlarge("decode"),
+        "save": save("shown"),
     },
     [
-        (
-            "## Text to picture\n\nPress **Run**. The vision-language model rewrites the few words into a full description; the "
-            "states of that same pass condition the picture. The text it wrote appears on *VERIFI Rewrite*.\n\n"
-            + WORLD,
-            (0, 400),
-            (340, 360),
-        )
+        "## Text to picture\n\nPress **Run**. The model rewrites the few words into a full description; that same "
+        "pass conditions the picture. Change a word of the text and run again.\n\n" + WORLD
     ],
+    [
+        (230, [("load", 130), ("note", 560)]),
+        (400, [("rewrite", 780)]),
+        (250, [("pool", 300), ("latent", 140)]),
+        (250, [("draw", 300)]),
+        (226, [("Decode, enlarge", 100)]),
+        (310, [("save", 420)]),
+    ],
+    subgraphs={"Decode, enlarge": Subgraph(["decode", "shown"])},
 )
 
 PLAIN = Graph(
     "02 Plain prompt, stock sampler",
     {
         "load": load(),
-        "latent": empty((0, 200)),
-        "encode": encode("a large green square in the center on a black background", (380, 0)),
-        "pool": pool("encode", (840, 0)),
+        "latent": empty(),
+        "encode": encode("a large green square in the center on a black background"),
+        "pool": pool("encode"),
         "draw": Node(
             "KSampler",
-            (1240, 0),
-            (320, 480),
             {
                 "model": ("pool", 0),
                 "seed": 1,
@@ -268,200 +320,143 @@ PLAIN = Graph(
                 "denoise": 1.0,
             },
         ),
-        "decode": decode("draw", (1620, 0)),
-        "save": save("decode", (1620, 120)),
-    },
-    {
-        "1. Model and size": ["load", "latent"],
-        "2. Words, read as they are": ["encode"],
-        "3. Layers to conditioning": ["pool"],
-        "4. Draw with the stock KSampler": ["draw", "decode", "save"],
+        "decode": decode("draw"),
+        "shown": enlarge("decode"),
+        "save": save("shown"),
     },
     [
-        (
-            "## Without rewriting\n\n*VLM Encode* reads the prompt as it is. *Layerwise Attention Pool* hands out ordinary MODEL "
-            "and CONDITIONING, so any sampler works: here the stock KSampler.",
-            (0, 400),
-            (340, 260),
-        )
+        "## Without rewriting\n\n*VLM Encode* reads the prompt as it is. *Layerwise Attention Pool* hands out ordinary "
+        "MODEL and CONDITIONING, so any sampler works: here the stock KSampler."
     ],
+    [
+        (230, [("load", 130), ("note", 320)]),
+        (380, [("encode", 460)]),
+        (250, [("pool", 300), ("latent", 140)]),
+        (260, [("draw", 340)]),
+        (226, [("Decode, enlarge", 100)]),
+        (330, [("save", 440)]),
+    ],
+    subgraphs={"Decode, enlarge": Subgraph(["decode", "shown"])},
 )
 
 EDIT = Graph(
     "03 Edit by instruction",
     {
         "load": load(),
-        "latent": empty((0, 200)),
-        **drawn_picture("first", "a large solid red circle in the center on a white background", 0, 1),
-        "rewrite": verifi("make the circle green", (360, 560), **{"images.image0": ("first_picture", 0)}),
-        "pool": pool("rewrite", (820, 560)),
-        "draw": sampler("pool", (1180, 560), seed=2),
-        "decode": decode("draw", (1540, 560)),
-        "save": save("decode", (1540, 680)),
-    },
-    {
-        "1. Model and size": ["load", "latent"],
-        "2. A picture to change (or use Load Image)": [
-            f"first_{k}" for k in ("encode", "pool", "draw", "picture", "preview")
-        ],
-        "3. Say what to change, and draw": ["rewrite", "pool", "draw", "decode", "save"],
+        "picture": sample("red circle on white"),
+        "rewrite": verifi("make the circle green", **{"images.image0": ("picture", 0)}),
+        **drawing("rewrite", seed=2),
+        "save": save("shown"),
     },
     [
-        (
-            "## Edit by instruction\n\nThe picture goes to the vision-language model only: no VAE encode, no mask. It "
-            "writes what the changed picture shows, and that pass conditions the drawing. Connect a "
-            "*Load Image* to `image0` of the *VERIFI Rewrite* to edit a picture of your own.\n\n" + WORLD,
-            (0, 560),
-            (320, 420),
-        )
+        "## Edit by instruction\n\nThe picture goes to the vision-language model only: no VAE encode, no mask. It "
+        "writes what the changed picture shows, and that pass conditions the drawing.\n\n" + OWN + "\n\n" + WORLD
     ],
+    [
+        (300, [("load", 130), ("picture", 110), ("note", 520)]),
+        (460, [("rewrite", 800)]),
+        (300, [("Draw", 260)]),
+        (460, [("save", 540)]),
+    ],
+    subgraphs={"Draw": drawing_subgraph()},
 )
 
+READ = "image 1 and image 2 together"
 TWO = Graph(
     "04 Two references with strengths",
     {
         "load": load(),
-        "latent": empty((0, 200)),
-        **drawn_picture("first", "a large solid red heart in the top left on a white background", 0, 1),
-        **drawn_picture("second", "a large solid yellow star in the bottom right on a navy background", 560, 2),
-        "reference1": Node(
-            "UniFusionReference",
-            (1880, 0),
-            (320, 240),
-            {
-                "image": ("first_picture", 0),
-                "label": "",
-                "strength": 1.0,
-                "detail": "default",
-                "start": 0.0,
-                "end": 1.0,
-            },
-        ),
-        "reference2": Node(
-            "UniFusionReference",
-            (1880, 300),
-            (320, 240),
-            {
-                "image": ("second_picture", 0),
-                "label": "",
-                "strength": 1.0,
-                "detail": "default",
-                "start": 0.0,
-                "end": 1.0,
-                "references": ("reference1", 0),
-            },
-        ),
-        "combine": Node(
-            "UniFusionMultiReferenceCombine",
-            (1880, 600),
-            (320, 460),
-            {"budget": 0, "detail": "one view", "labels": "none", "references": ("reference2", 0)},
-        ),
-        "rewrite": verifi("put the heart of image 1 into image 2", (2260, 0), references=("combine", 0)),
-        "pool": pool("rewrite", (2260, 820)),
-        "draw": sampler("pool", (2740, 0), seed=3),
-        "decode": decode("draw", (2740, 320)),
-        "save": save("decode", (2740, 440)),
-    },
-    {
-        "1. Model and size": ["load", "latent"],
-        "2. Two pictures (or use Load Image)": [
-            f"{p}_{k}" for p in ("first", "second") for k in ("encode", "pool", "draw", "picture", "preview")
-        ],
-        "3. Name them, weigh them": ["reference1", "reference2", "combine"],
-        "4. Say what to do with them, and draw": ["rewrite", "pool", "draw", "decode", "save"],
+        "heart": sample("red heart on white"),
+        "night": sample("yellow star on navy"),
+        "combine": board(("heart", "heart", 1.0), ("night", "night", 4.0)),
+        "encode": encode("@heart and @night together", references=("combine", 0)),
+        **drawing("encode", seed=3),
+        "save": save("shown", title="night at strength 4"),
+        "even_encode": encode(READ, **{"images.image0": ("heart", 0), "images.image1": ("night", 0)}),
+        **drawing("even_encode", "even_", seed=3),
+        "even_save": save("even_shown", "UniFusion even", title="both at strength 1"),
     },
     [
-        (
-            "## Strengths\n\n`strength` 1 is neutral, 2 counts as if the picture were given twice, 0 removes it. The prompt may say *image 1* "
-            "and *image 2*; larger models also read labels of your own. The sheet on *Multi-Reference Combine* shows what the model sees.",
-            (0, 400),
-            (320, 300),
-        )
+        "## Strengths\n\nThe board gives each picture a name and a strength: 1 is neutral, 2 counts as if it were "
+        "given twice, 0 leaves it out. The prompt may say `@heart`. Above, the night counts four times; below, both "
+        "count the same and the heart wins.\n\n" + OWN
     ],
+    [
+        (300, [("load", 130), ("heart", 110), ("night", 110), ("note", 380)]),
+        (460, [("combine", 620)]),
+        (330, [("Read and draw", 400), ("Read and draw, both at 1", 400)]),
+        (400, [("save", 400), ("even_save", 400)]),
+    ],
+    subgraphs={
+        "Read and draw": Subgraph(
+            ["encode", "latent", "pool", "draw", "decode", "shown"], [("encode", "prompt"), ("draw", "seed")]
+        ),
+        "Read and draw, both at 1": Subgraph(
+            ["even_encode", "even_latent", "even_pool", "even_draw", "even_decode", "even_shown"],
+            [("even_encode", "prompt"), ("even_draw", "seed")],
+        ),
+    },
 )
 
+SILENCED = "3, 5"  # of single layers the other ones take the place; without these two the circle is gone
 INSPECT = Graph(
     "05 Look inside",
     {
         "load": load(),
-        "latent": empty((0, 200)),
-        **drawn_picture("first", "a large solid red circle in the center on a white background", 0, 1),
-        "encode": verifi("make the circle green", (360, 560), **{"images.image0": ("first_picture", 0)}),
+        "first": sample("red circle on white"),
+        "encode": verifi("make the circle green", **{"images.image0": ("first", 0)}),
         "inspect": Node(
             "UniFusionInspect",
-            (800, 560),
-            (700, 820),
             {
                 "hidden_states": ("encode", 0),
                 "model": ("load", 0),
                 "words": "",
                 "heat_map": "circle",
-                "silence": "7",
+                "silence": SILENCED,
                 "view": "all pages",
-                "images.image0": ("first_picture", 0),
+                "images.image0": ("first", 0),
             },
         ),
-        "pool": pool("encode", (1580, 560)),
-        "draw": sampler("pool", (1580, 920), seed=2),
-        "decode": decode("draw", (1580, 1240)),
-        "save": save("decode", (1960, 560), "UniFusion", (320, 360), title="All layers"),
-        "less_pool": pool("encode", (2340, 560), positive=("inspect", 1)),
-        "less_draw": sampler("less_pool", (2340, 920), seed=2),
-        "less_decode": decode("less_draw", (2340, 1240)),
-        "less_save": save("less_decode", (1960, 980), "UniFusion silenced", (320, 360), title="Without layer 7"),
-    },
-    {
-        "1. Model and size": ["load", "latent"],
-        "2. A picture to look at": [f"first_{k}" for k in ("encode", "pool", "draw", "picture", "preview")],
-        "3. What the pooling uses": ["encode", "inspect"],
-        "4. With and without the silenced layers": [
-            "pool",
-            "draw",
-            "decode",
-            "save",
-            "less_pool",
-            "less_draw",
-            "less_decode",
-            "less_save",
-        ],
+        **drawing("encode", seed=2),
+        "save": save("shown", title="All layers"),
+        **drawing("encode", "less_", seed=2),
+        "less_save": save("less_shown", "UniFusion silenced", title="Without layers 3 and 5"),
     },
     [
-        (
-            "## Look inside\n\n*UniFusion Inspect* shows how much each layer of the vision-language model gives, which layers a "
-            "word attends to, a heat map over the picture, and what the tokens are spent on.\n\nWrite a word or a layer's number "
-            "into `heat_map`. Layers named in `silence` are switched off in the second output.",
-            (0, 560),
-            (320, 420),
-        )
+        "## Look inside\n\n*UniFusion Inspect* shows how much each layer of the vision-language model gives, which "
+        "layers a word attends to, a heat map over the picture, and what the tokens are spent on.\n\nWrite a word or a "
+        "layer's number into `heat_map`. Layers named in `silence` are switched off in the second drawing."
     ],
+    [
+        (250, [("load", 130), ("first", 110), ("note", 420)]),
+        (390, [("encode", 780)]),
+        (520, [("inspect", 880)]),
+        (260, [("Draw", 280), ("Draw without layers", 280)]),
+        (290, [("save", 380), ("less_save", 380)]),
+    ],
+    subgraphs={"Draw": drawing_subgraph(), "Draw without layers": drawing_subgraph("less_")},
     picture="inspect",
 )
+INSPECT.nodes["less_pool"].inputs["positive"] = ("inspect", 1)
 
 SAVED = Graph(
     "06 Save conditioning, draw without the encoder",
     {
         "load": load(),
-        "latent": empty((0, 200)),
-        "rewrite": verifi("a yellow star in the center and a green square in the top right", (380, 0)),
-        "pool": pool("rewrite", (860, 0)),
+        "latent": empty(),
+        "rewrite": verifi("a yellow star in the center and a green square in the top right"),
+        "pool": pool("rewrite"),
         "store": Node(
             "UniFusionSaveConditioning",
-            (860, 360),
-            (340, 240),
             {"positive": ("pool", 1), "filename_prefix": "conditioning/yellow star", "negative": ("pool", 2)},
         ),
         "restore": Node(
             "UniFusionLoadConditioning",
-            (1280, 0),
-            (400, 300),
             {"file": ("store", 0), "model": ("load", 0)},
             behind_links={"file": "conditioning/yellow star_00001_.safetensors [output]"},
         ),
         "draw": Node(
             "UniFusionDiTSampler",
-            (1740, 0),
-            (320, 260),
             {
                 "model": ("restore", 0),
                 "positive": ("restore", 1),
@@ -473,81 +468,55 @@ SAVED = Graph(
                 "image_guidance": -1.0,
             },
         ),
-        "decode": decode("draw", (1740, 320)),
-        "save": save("decode", (2120, 0)),
-    },
-    {
-        "1. Model and size": ["load", "latent"],
-        "2. Read and save (bypass after the first run)": ["rewrite", "pool", "store"],
-        "3. Load and draw": ["restore", "draw", "decode", "save"],
+        "decode": decode("draw"),
+        "shown": enlarge("decode"),
+        "save": save("shown"),
     },
     [
-        (
-            "## Draw without the encoder\n\nRun once. Then bypass group 2 (select it, *Ctrl+B*), choose the saved file in *Load "
-            "Conditioning* and run again: the vision-language model is not loaded any more, only the drawing model.\n\nFiles lie in "
-            "`output/conditioning` and can be shared.",
-            (0, 400),
-            (340, 330),
-        )
+        "## Draw without the encoder\n\nRun once. Then bypass the group *Read and save* (select it, *Ctrl+B*) and run "
+        "again: the vision-language model is not loaded any more, only the drawing model. *Load Conditioning* offers "
+        "the saved files.\n\nThey lie in `output/conditioning` and can be shared."
     ],
+    [
+        (230, [("load", 130), ("note", 420)]),
+        (400, [("rewrite", 780)]),
+        (280, [("pool", 300), ("store", 240)]),
+        (290, [("restore", 300)]),
+        (240, [("Draw", 260)]),
+        (240, [("save", 340)]),
+    ],
+    groups={"Read and save (bypass after the first run)": ["rewrite", "pool", "store"]},
+    subgraphs={
+        "Draw": Subgraph(
+            ["latent", "draw", "decode", "shown"], [("draw", "seed"), ("latent", "width"), ("latent", "height")]
+        )
+    },
 )
 
 STYLE = Graph(
     "07 Style of one picture, subject of another",
     {
         "load": load(),
-        "latent": empty((0, 200)),
-        **drawn_picture("first", "a large solid red heart in the center on a white background", 0, 1),
-        **drawn_picture("second", "a large solid green circle in the top left on a navy background", 560, 2),
-        "subject": Node(
-            "UniFusionReference",
-            (1880, 0),
-            (320, 240),
-            {
-                "image": ("first_picture", 0),
-                "label": "",
-                "strength": 1.0,
-                "detail": "default",
-                "start": 0.0,
-                "end": 1.0,
-            },
-        ),
-        "style": Node(
-            "UniFusionReference",
-            (1880, 300),
-            (320, 240),
-            {
-                "image": ("second_picture", 0),
-                "label": "",
-                "strength": 1.5,
-                "detail": "default",
-                "start": 0.0,
-                "end": 1.0,
-                "references": ("subject", 0),
-            },
-        ),
-        "rewrite": verifi("the heart of image 1 on the background of image 2", (2260, 0), references=("style", 0)),
-        "pool": pool("rewrite", (2260, 820)),
-        "draw": sampler("pool", (2740, 0), seed=3),
-        "decode": decode("draw", (2740, 320)),
-        "save": save("decode", (2740, 440)),
-    },
-    {
-        "1. Model and size": ["load", "latent"],
-        "2. Subject and style (or use Load Image)": [
-            f"{p}_{k}" for p in ("first", "second") for k in ("encode", "pool", "draw", "picture", "preview")
-        ],
-        "3. Weigh them": ["subject", "style"],
-        "4. Draw": ["rewrite", "pool", "draw", "decode", "save"],
+        "subject": sample("red heart on white"),
+        "style": sample("green striped circle on navy"),
+        "combine": board(("subject", "subject", 1.0), ("style", "style", 1.5)),
+        "rewrite": verifi("the heart of @subject on the background of @style", references=("combine", 0)),
+        **drawing("rewrite", seed=3),
+        "save": save("shown"),
     },
     [
-        (
-            "## Style and subject\n\nRaise the strength of the picture that shall win. `start` and `end` (advanced) let a picture "
-            "count in one part of the schedule only: early steps make the layout, late ones the details.",
-            (0, 400),
-            (320, 300),
-        )
+        "## Style and subject\n\nNames of the board stand in the prompt as `@subject` and `@style`. Write what to take "
+        "from which picture. *Reference* nodes instead of the board let a picture count in one part of the schedule "
+        "only: early steps make the layout, late ones the details.\n\n" + OWN
     ],
+    [
+        (280, [("load", 130), ("subject", 110), ("style", 110), ("note", 400)]),
+        (420, [("combine", 620)]),
+        (430, [("rewrite", 800)]),
+        (280, [("Draw", 260)]),
+        (300, [("save", 400)]),
+    ],
+    subgraphs={"Draw": drawing_subgraph()},
 )
 
 TURBO_DIT, RAW_DIT = "krea2_turbo_fp8_scaled.safetensors", "krea2_raw_fp8_scaled.safetensors"
@@ -556,20 +525,18 @@ TURBO = Graph(
     "08 Krea 2 Turbo with VERIFI",
     {
         **krea_loaders(TURBO_DIT),
-        "latent": empty((0, 500), 1024, 1024),
-        "rewrite": verifi("a fox reading a newspaper in a cafe, morning light", (400, 0), ("clip", 0)),
-        "pool": pool("rewrite", (880, 0), ("unet", 0)),
-        "draw": sampler("pool", (1280, 0), preset="Krea 2 Turbo"),
-        "decode": decode("draw", (1280, 340), ("vae", 0)),
-        "save": save("decode", (1660, 0), "Krea 2 Turbo", (640, 700)),
+        "rewrite": verifi("a fox reading a newspaper in a cafe, morning light", ("clip", 0)),
+        **drawing("rewrite", model=("unet", 0), vae=("vae", 0), size=1024, preset="Krea 2 Turbo"),
+        "save": save("decode", "Krea 2 Turbo"),
     },
-    {
-        "1. Models and size": ["unet", "clip", "vae", "latent"],
-        "2. Words: the encoder rewrites them as it reads": ["rewrite"],
-        "3. Layers to conditioning": ["pool"],
-        "4. Draw in 8 steps": ["draw", "decode", "save"],
-    },
-    [(KREA_NOTE.format(dit=TURBO_DIT, files=KREA_FILES), (0, 700), (340, 420))],
+    [KREA_NOTE.format(dit=TURBO_DIT, files=KREA_FILES)],
+    [
+        (360, [("unet", 120), ("clip", 140), ("vae", 100), ("note", 420)]),
+        (460, [("rewrite", 800)]),
+        (300, [("Draw", 260)]),
+        (600, [("save", 700)]),
+    ],
+    subgraphs={"Draw": drawing_subgraph(last="decode")},
     runs=False,
 )
 
@@ -578,17 +545,8 @@ RAW = Graph(
     "09 Krea 2 Raw with upscaler",
     {
         **krea_loaders(RAW_DIT),
-        "latent": empty((0, 500), 1024, 1024),
-        "encode": encode(
-            "a lighthouse on a cliff in a storm, oil painting, thick brush strokes", (400, 0), ("clip", 0)
-        ),
-        "pool": pool("encode", (860, 0), ("unet", 0)),
-        "draw": sampler("pool", (1260, 0), preset="Krea 2 Raw"),
-        "decode": decode("draw", (1260, 340), ("vae", 0)),
         "upscaler": Node(
             "UpscaleModelLoader",
-            (1640, 0),
-            (340, 80),
             {"model_name": UPSCALER},
             models=[
                 model_file(
@@ -598,36 +556,39 @@ RAW = Graph(
                 )
             ],
         ),
-        "upscale": Node(
-            "ImageUpscaleWithModel", (1640, 130), (340, 60), {"upscale_model": ("upscaler", 0), "image": ("decode", 0)}
-        ),
+        "encode": encode("a lighthouse on a cliff in a storm, oil painting, thick brush strokes", ("clip", 0)),
+        "pool": pool("encode", ("unet", 0)),
+        "latent": empty(1024, 1024),
+        "draw": sampler("pool", preset="Krea 2 Raw"),
+        "decode": decode("draw", ("vae", 0)),
+        "upscale": Node("ImageUpscaleWithModel", {"upscale_model": ("upscaler", 0), "image": ("decode", 0)}),
         "resize": Node(
             "ImageScale",
-            (1640, 240),
-            (340, 180),
             {"image": ("upscale", 0), "upscale_method": "lanczos", "width": 1536, "height": 1536, "crop": "disabled"},
         ),
-        "encode_vae": Node("VAEEncode", (1640, 470), (220, 60), {"pixels": ("resize", 0), "vae": ("vae", 0)}),
-        "draw_again": sampler("pool", (2040, 0), "encode_vae", "Krea 2 Raw", 2, denoise=0.3),
-        "decode_again": decode("draw_again", (2040, 340), ("vae", 0)),
-        "save": save("decode_again", (2420, 0), "Krea 2 Raw", (640, 700)),
-    },
-    {
-        "1. Models and size": ["unet", "clip", "vae", "latent"],
-        "2. Words": ["encode", "pool"],
-        "3. Draw": ["draw", "decode"],
-        "4. Enlarge": ["upscaler", "upscale", "resize", "encode_vae"],
-        "5. Draw the details": ["draw_again", "decode_again", "save"],
+        "encode_vae": Node("VAEEncode", {"pixels": ("resize", 0), "vae": ("vae", 0)}),
+        "draw_again": sampler("pool", "encode_vae", "Krea 2 Raw", 2, denoise=0.3),
+        "decode_again": decode("draw_again", ("vae", 0)),
+        "save": save("decode_again", "Krea 2 Raw"),
     },
     [
-        (
-            KREA_NOTE.format(dit=RAW_DIT, files=KREA_FILES)
-            + f"| `models/upscale_models` | [{UPSCALER}](https://huggingface.co/Comfy-Org/Real-ESRGAN_repackaged/resolve/main/"
-            f"{UPSCALER}) |\n",
-            (0, 700),
-            (340, 480),
-        )
+        KREA_NOTE.format(dit=RAW_DIT, files=KREA_FILES)
+        + f"| `models/upscale_models` | [{UPSCALER}](https://huggingface.co/Comfy-Org/Real-ESRGAN_repackaged/resolve/main/"
+        f"{UPSCALER}) |\n"
     ],
+    [
+        (330, [("unet", 120), ("clip", 140), ("vae", 100), ("upscaler", 100), ("note", 420)]),
+        (400, [("encode", 460)]),
+        (270, [("pool", 300)]),
+        (290, [("Draw, enlarge, draw the details", 340)]),
+        (440, [("save", 560)]),
+    ],
+    subgraphs={
+        "Draw, enlarge, draw the details": Subgraph(
+            ["latent", "draw", "decode", "upscale", "resize", "encode_vae", "draw_again", "decode_again"],
+            [("draw", "seed"), ("latent", "width"), ("latent", "height"), ("draw_again", "denoise")],
+        )
+    },
     runs=False,
 )
 

@@ -4,7 +4,7 @@ import { app } from "../../../scripts/app.js";
 
 const NAME = "shown_text";
 
-const reports = (definition) => definition.name.startsWith("UniFusion") && definition.output?.includes("STRING");
+const reports = (definition) => definition.name !== "UniFusionVerifiRewrite" && definition.name.startsWith("UniFusion") && definition.output?.includes("STRING");
 
 function addText(node) {
   const widget = app.widgets.STRING(node, NAME, ["STRING", { multiline: true }], app).widget;
