@@ -107,12 +107,15 @@ def test_layer_gains_act_on_stacks_and_keep_the_rms_of_every_token(bridge, key):
 
 
 @pytest.mark.parametrize("key", ["z-image", "qwen-image", "mage-flow"])
-def test_a_single_state_passes_through_and_gains_of_other_layers_are_refused_by_name(bridge, key):
+def test_a_single_state_passes_through_whatever_the_gains_and_a_layer_that_is_not_there_is_refused(bridge, key):
     hidden = encode(bridge, key)
     pool = bridge("actions.pool").run
-    assert torch.equal(pool(drawer(key), hidden)[1][0][0], hidden.states[:, :, 0])
-    with pytest.raises(ValueError, match="tap 11.*only 1 taps"):
-        pool(drawer(key), hidden, gain_preset="1.45 on tap 11")
+    for settings in ({}, {"gain_preset": "1.45 on tap 11"}, {"gain_preset": "custom", "gains": "1=1.5"}):
+        _, positive, _, _, report = pool(drawer(key), hidden, **settings)
+        assert torch.equal(positive[0][0], hidden.states[:, :, 0])
+        assert ("layer gains are not used" in report) == bool(settings)
+    with pytest.raises(ValueError, match="tap 11.*only 1 tap"):
+        pool(drawer(key), hidden, gain_preset="custom", gains="11=1.45")
 
 
 @pytest.mark.parametrize("kind", ["hidden states", "conditioning", "weighted"])
