@@ -35,6 +35,9 @@ LAP, TAPS_MAJOR, WIDTH_MAJOR = "layerwise attention pooling", "taps side by side
 MASK_NEVER, MASK_ALWAYS, MASK_UNLESS_FULL = "never", "always", "unless every token counts"
 # How a weight of 2 compares with the token given twice.
 EXACT, NEAR = "exact", "near"
+# Where the text stands in the attention of the drawing model.
+TEXT_FIRST, TEXT_LAST = "in front of the picture", "behind the picture"
+TEXT_REFINED_FIRST = "refined by itself, then in front of the picture"
 
 EDIT_SYSTEM = (
     "Describe the key features of the input image (color, shape, size, texture, objects, background), then explain "
@@ -91,6 +94,7 @@ class Profile:
         cannot_write: which CLIP could write in its place and how to wire it; empty where it writes itself.
         mask: when the conditioning carries an attention mask.
         weights: :data:`EXACT`, :data:`NEAR`, or empty where nothing carries a weight.
+        text_place: where the text stands in the attention of the drawing model, for those that carry weights.
         files: names of files that were looked at, for the documentation.
         presets: keys of its sampler presets; the first is what ``auto`` takes.
     """
@@ -125,6 +129,7 @@ class Profile:
     cannot_write: str = ""
     mask: str = MASK_ALWAYS
     weights: str = ""
+    text_place: str = TEXT_FIRST
     files: tuple[str, ...] = ()
     presets: tuple[str, ...] = ()
 
@@ -259,6 +264,7 @@ PROFILES: dict[str, Profile] = {
             writing_chat=QWEN_NO_THINKING,
             rewrite_system="Z-Image",
             weights=NEAR,
+            text_place=TEXT_REFINED_FIRST,
             files=("qwen_3_4b.safetensors", "z_image_turbo_bf16.safetensors", "ae.safetensors"),
             presets=("Z-Image Turbo",),
         ),
@@ -337,6 +343,7 @@ PROFILES: dict[str, Profile] = {
             pictures=True,
             encode_selection=_AFTER_SYSTEM,
             weights=EXACT,
+            text_place=TEXT_LAST,
             presets=("JoyImage",),
         ),
         Profile(
@@ -378,6 +385,7 @@ PROFILES: dict[str, Profile] = {
             writing_chat=GEMMA,
             stop_tokens=(107,),  # <end_of_turn>, which ComfyUI 0.30 does not count among them
             weights=NEAR,
+            text_place=TEXT_REFINED_FIRST,
             presets=("Lumina 2",),
         ),
     )

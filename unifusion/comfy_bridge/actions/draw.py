@@ -10,9 +10,8 @@ import torch
 from ...profiles import SAMPLER_PRESETS, SamplerPreset
 from ...quoting import quoted
 from ..drawers.conditioning import MISSING_NEGATIVE
-from ..drawers.door import rows_of
+from ..drawers.door import accepting, rows_of
 from ..drawers.flow_sampling import UniFusionGuider, sample, shifted
-from ..drawers.pooled_context import accepting_pooled
 from ..drawers.reference_latents import check_reference_latents
 
 AUTO = "auto"
@@ -86,7 +85,7 @@ def guider(model, positive, negative, *, cfg: float, images_only=None, image_gui
             "This MODEL carries a CFG function of its own (such as RescaleCFG), which knows one scale "
             "only. Remove that node, or set image guidance to -1."
         )
-    made = UniFusionGuider(accepting_pooled(model))
+    made = UniFusionGuider(accepting(model))
     made.set_branches(positive, negative if negative is not None else positive, images_only if split else None)
     made.set_scales(cfg, image)
     return made

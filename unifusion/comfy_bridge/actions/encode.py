@@ -8,7 +8,7 @@ import torch
 
 from ...hidden_states import HiddenStates, image_role, take
 from ...messages import chat, remove_control_tokens
-from ...profiles import PROFILES, Profile, parse_taps, taps_for
+from ...profiles import PROFILES, WIDTH_MAJOR, Profile, parse_taps, taps_for
 from ...prompt_weights import parse_weights, plain_text
 from ...quoting import quoted
 from ...references import TOKEN, PreparedReference, Reference, from_images, prepare_as
@@ -167,6 +167,11 @@ def run(
         lines.append(
             "The prompt is empty and there is no picture: this is an unconditional encode, useful as a negative."
         )
+    if vlm.layers in layers and known.final_norm and known.combination == WIDTH_MAJOR:
+        behind = (
+            "without a final norm, which this file has not" if vlm.decoder.norm is None else "behind the final norm"
+        )
+        lines.append(f"The last of the layers is taken {behind}: {known.title}'s two encoder files differ in it alone.")
     if own_system and not known.chat.system:
         lines.append(f"Warning: {known.title} is given no system prompt, so system_prompt is not used.")
     if removed or removed_too:

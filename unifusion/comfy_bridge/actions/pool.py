@@ -27,6 +27,9 @@ def run(
     values = (
         parse_gains(gains, positive.taps) if gain_preset == CUSTOM else preset_gains(gain_preset, len(positive.taps))
     )
+    unused = len(values) == 1 and values != [1.0] and (keep_rms or gain_preset != CUSTOM)
+    if unused:
+        values = [1.0]
     if negative is None:
         pooled = drawer.to_conditioning(positive, "positive", values, keep_rms)
         below = drawer.no_negative(pooled)
@@ -44,6 +47,8 @@ def run(
         lines.append(_describe("images only", images_only, images, drawer))
     if gain_preset != CUSTOM and gains.strip():
         lines.append(f"gains {quoted(gains.strip())} are not used: set gain_preset to '{CUSTOM}' to use them.")
+    if unused:
+        lines.append("layer gains are not used: this model takes one layer alone, which has nothing to be set against.")
     if any(value != 1 for value in values):
         lines.append(
             "layer gains: "

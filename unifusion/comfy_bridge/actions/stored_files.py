@@ -33,6 +33,7 @@ from ...stored import (
 from ..drawers import token_features
 from ..drawers.conditioning import ABOUT, no_negative
 from ..drawers.conditioning import about as about_states
+from ..drawers.door import accepting, drawer_for
 from ..drawers.fusion_model import FusionModel
 from ..drawers.pooled_context import accepting_pooled
 from ..drawers.token_bias import check_takes_weights
@@ -276,7 +277,7 @@ def load(name: str, model):
         passed = model if model is not None else _no_model()
         if model is not None:
             for branch, value in branches(stored):
-                FusionModel(model).check(value, f"loaded {branch}")
+                drawer_for(model).check(value, f"loaded {branch}")
         return passed, nothing, nothing, stored.positive, negative, report
     positive = [upgrade(entry) for entry in stored.positive]
     negative = no_negative(positive) if stored.negative is None else [upgrade(entry) for entry in stored.negative]
@@ -319,7 +320,7 @@ def _prepared(model, entries: list, name: str):
     elif hasattr(getattr(model.model, "diffusion_model", None), "txtfusion"):
         fusion = FusionModel(model)  # an entry may be pooled without saying so, as the missing negative's zeros are
     else:
-        return model
+        return accepting(model)
     needed = False
     for tensor, options in entries:
         width = tensor.shape[-1]

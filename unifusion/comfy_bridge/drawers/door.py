@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ...profiles import LAP, PROFILES, Profile, profiles_of_model
 from .lap import LapDrawer
-from .pooled_context import has_pooling
+from .pooled_context import accepting_pooled, has_pooling
 from .stock_conditioning import StockDrawer, features_of, kind_of
+from .weighed_text import accepting_weights
 
 
 def drawer_for(model) -> LapDrawer | StockDrawer:
@@ -25,3 +26,11 @@ def rows_of(model) -> list[Profile]:
         taps = model.model.diffusion_model.txtlayers
         return [row for row in PROFILES.values() if row.combination == LAP and len(row.taps) == taps]
     return profiles_of_model(kind_of(model), features_of(model)) if kind_of(model) else []
+
+
+def accepting(model):
+    """A MODEL that takes what the pool hands on, in any sampler; one that the pack does not know is returned as it is."""
+    if has_pooling(model):
+        return accepting_pooled(model)
+    rows = rows_of(model)
+    return accepting_weights(model, rows[0], features_of(model)) if rows else model

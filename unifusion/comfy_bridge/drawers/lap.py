@@ -14,6 +14,10 @@ class LapDrawer:
     def __init__(self, model):
         self.fusion = FusionModel(model)
 
+    def check(self, hidden: HiddenStates, which: str) -> None:
+        """Refuse hidden states of another encoder, and values that would turn the picture black."""
+        self.fusion.check(hidden, which)
+
     def to_conditioning(self, hidden: HiddenStates, which: str, gains: list[float], keep_rms: bool) -> list:
         """Pooled conditioning."""
         return to_conditioning(self.fusion, hidden, which, gains, keep_rms)

@@ -10,10 +10,13 @@ import torch
 from ...combination import combine
 from ...hidden_states import PADDING, HiddenStates, take
 from ...layer_gains import apply_gains
-from ...profiles import MASK_ALWAYS, MASK_NEVER, Profile, profiles_of_model
+from ...profiles import EXACT, MASK_ALWAYS, MASK_NEVER, Profile, profiles_of_model
+from . import token_features
 from .conditioning import MISSING_NEGATIVE, about, schedule_pieces
-from .pooling_weights import ABOUT
+from .weighed_text import accepting_weights
 
+STOCK_ABOUT = "unifusion_encoded"  # what conditioning remembers of its hidden states; not pooled, so not ``ABOUT``
+_NEAR = "near: 2 is not quite the word given twice, which would also move the words behind it"
 _BEFORE_EDGE = 1e-5  # ComfyUI counts both ends of a range; a step exactly on an edge belongs to the later part
 
 
@@ -26,6 +29,7 @@ class StockDrawer:
 
     def __init__(self, model):
         self.patcher = model
+        self.features = features_of(model)
         kind = kind_of(model)
         self.rows = profiles_of_model(kind, features_of(model)) if kind else []
         if not self.rows:
@@ -43,7 +47,7 @@ class StockDrawer:
         """
         own = [row for row in self.rows if any(hidden.vlm.split(" ")[0] == name for _, name in row.encoders)]
         wanted = [row for row in own if len(row.taps) == len(hidden.taps)]
-        features = features_of(self.patcher)
+        features = self.features
         found = len(hidden.taps) * hidden.width
         if not wanted or (features and found != features):
             row = self.rows[0]
@@ -59,6 +63,10 @@ class StockDrawer:
                 f"'fp32', and without LoRAs on the text encoder."
             )
         return wanted[0]
+
+    def check(self, hidden: HiddenStates, which: str) -> None:
+        """Refuse hidden states of another encoder, and values that would turn the picture black."""
+        self.row_for(hidden, which)
 
     def to_conditioning(self, hidden: HiddenStates, which: str, gains: list[float], keep_rms: bool) -> list:
         """Hidden states as ComfyUI's conditioning, one entry for each part of the schedule in which other tokens count.
@@ -77,7 +85,10 @@ class StockDrawer:
                 )
             part = hidden if keep.all() else take(hidden, keep)
             tensor = combine(apply_gains(part.states, gains, keep_rms), row.combination)
-            options = {"pooled_output": None, **mask_options(row, part), ABOUT: about(hidden)}
+            self.features = tensor.shape[-1]
+            if (part.weights != 1).any():
+                tensor = token_features.attach(tensor, part.weights)
+            options = {"pooled_output": None, **mask_options(row, part), STOCK_ABOUT: about(hidden)}
             if (start, end) != (0.0, 1.0):
                 options |= {
                     "start_percent": max(0.0, start - _BEFORE_EDGE),
@@ -102,13 +113,16 @@ class StockDrawer:
         return [[torch.zeros_like(tensor), {**kept, MISSING_NEGATIVE: True}]]
 
     def ready(self):
-        """The MODEL as it is: it takes stock conditioning."""
-        return self.patcher
+        """A MODEL that takes weighted conditioning; without weights it is stock conditioning."""
+        return accepting_weights(self.patcher, self.rows[0], self.features)
 
     def note(self, hidden: HiddenStates) -> str:
         """What the report says of the combination."""
         row = self.row_for(hidden, "positive")
-        return "the layer as it is" if len(hidden.taps) == 1 else f"{len(hidden.taps)} layers, {row.combination}"
+        how = "the layer as it is" if len(hidden.taps) == 1 else f"{len(hidden.taps)} layers, {row.combination}"
+        if ((hidden.weights != 1) & (hidden.weights != 0)).any():
+            how += "; weights are " + ("exact" if row.weights == EXACT else _NEAR)
+        return how
 
 
 def kind_of(model) -> str:
@@ -119,6 +133,8 @@ def kind_of(model) -> str:
 
 def features_of(model) -> int:
     """Numbers a token that the text input of a MODEL takes; 0 if its row does not say where that stands."""
+    if _network(model) is None:
+        return 0
     for row in profiles_of_model(kind_of(model)):
         layer = reduce(lambda part, name: getattr(part, name, None), row.text_input.split("."), _network(model))
         if layer is not None and row.text_input:
@@ -127,15 +143,27 @@ def features_of(model) -> int:
 
 
 def _network(model):
-    return getattr(model.model, "diffusion_model", None)
+    return getattr(getattr(model, "model", None), "diffusion_model", None)
 
 
 def check_weights(row: Profile, hidden: HiddenStates) -> None:
-    """Refuse weights where nothing carries them; 0 always removes.
+    """Refuse weights and regions where nothing carries them; 0 always removes.
 
     Raises:
-        ValueError: if a token has another weight than 0 or 1.
+        ValueError: if a token has another weight than 0 or 1, every weight is negative, or a region is set.
     """
+    if hidden.regions is not None and hidden.regions.any():
+        raise ValueError(
+            f"Regions need Layerwise Attention Pooling inside the MODEL, which {row.title} has not. Use ComfyUI's own "
+            f"Conditioning (Set Mask) behind the pool, without regions in front of it."
+        )
+    if row.weights:
+        if not (hidden.weights > 0).any() and (hidden.weights < 0).any():
+            raise ValueError(
+                "Every token has a negative weight, so there is nothing to subtract from. Leave some words or a "
+                "reference at a weight above 0."
+            )
+        return
     if ((hidden.weights != 1) & (hidden.weights != 0)).any():
         raise ValueError(
             f"{row.title} has no place that carries a token's weight, so strengths and word weights other than 0 and 1 "
