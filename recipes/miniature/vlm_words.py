@@ -133,6 +133,9 @@ def grown(frozen: FrozenVLM, tokenizer) -> Qwen3VL:
         else:
             ids = words.convert_tokens_to_ids(list(tokenizer.convert_ids_to_tokens(index)))
             rows.append(table[ids].mean(0))
+    if not rows:
+        model.load_state_dict(weights)
+        return model
     silent = head[words.convert_tokens_to_ids("<|image_pad|>")].expand(count, -1)
     weights["model.embed_tokens.weight"] = torch.cat((table, torch.stack(rows)))
     weights["model.lm_head.weight"] = torch.cat((head, silent))
@@ -246,7 +249,9 @@ def develop(model, tokenizer, count: int) -> dict[str, str]:
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--source", type=Path, default=VLM_FOLDER, help="folder of frozen weights")
+    parser.add_argument(
+        "--source", type=Path, default=VLM_FOLDER, help="folder of frozen weights; words that it has stay"
+    )
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="at most so long")
     parser.add_argument("--resume", action="store_true")

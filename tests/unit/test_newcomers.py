@@ -10,20 +10,36 @@ import torch
 from bench.newcomers.expectations import edits, prompts
 from recipes.miniature import vlm_words
 from recipes.miniature.captions import PromptSpec, Stated, caption, keeps_attributes, parse_caption
-from recipes.miniature.frozen_vlm import load_vlm
+from recipes.miniature.chats import Chat, ChatTokenizer
+from recipes.miniature.frozen_vlm import FrozenVLM, load_vlm
 from recipes.miniature.newcomer_edits import SHARES, newcomer_edit
 from recipes.miniature.newcomers import KINDS, LANGUAGES, newcomer_prompt
 from recipes.miniature.scene import Scene, Thing, is_held_out, sample_scene
-from recipes.miniature.vocabulary import extend_tokenizer, load_tokenizer, meaning_rows, write_word_lists
+from recipes.miniature.vlm_model import Qwen3VL
+from recipes.miniature.vocabulary import (
+    build_tokenizer,
+    extend_tokenizer,
+    load_tokenizer,
+    meaning_rows,
+    write_word_lists,
+)
 from recipes.miniature.wordings import user_prompt
 from unifusion.messages import remove_control_tokens
-from unifusion.miniature import VLM_FOLDER, broken_caption, knows_any, normal_form, unknown_words
+from unifusion.miniature import VLM_FOLDER, VLMConfig, broken_caption, knows_any, normal_form, unknown_words
 
 
 @pytest.fixture(scope="module")
-def extended(tmp_path_factory):
+def english(tmp_path_factory):
+    """The tokenizer of the first stage."""
+    folder = tmp_path_factory.mktemp("english")
+    build_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def extended(english, tmp_path_factory):
     folder = tmp_path_factory.mktemp("extended")
-    extend_tokenizer(VLM_FOLDER, folder)
+    extend_tokenizer(english, folder)
     return folder
 
 
@@ -80,8 +96,8 @@ def test_no_hand_written_prompt_decides_the_weights():
     assert not [text for text in long if normal_form(text) in drawn]
 
 
-def test_new_words_get_tokens_and_old_texts_keep_their_ids(extended):
-    old, new = load_tokenizer(VLM_FOLDER), load_tokenizer(extended)
+def test_new_words_get_tokens_and_old_texts_keep_their_ids(english, extended):
+    old, new = load_tokenizer(english), load_tokenizer(extended)
     rng = np.random.default_rng(3)
     for _ in range(200):
         text = user_prompt(sample_scene(rng), rng)[0]
@@ -93,6 +109,12 @@ def test_new_words_get_tokens_and_old_texts_keep_their_ids(extended):
         assert len(new(word)["input_ids"]) == 1, word
     red = new(" red")["input_ids"][0]
     assert meaning_rows(new)[new(" rot")["input_ids"][0]] == red
+
+
+def test_a_tokenizer_that_has_the_words_stays_as_it_is(extended, tmp_path):
+    extend_tokenizer(extended, tmp_path)
+    assert load_tokenizer(tmp_path).get_vocab() == load_tokenizer(extended).get_vocab()
+    assert load_tokenizer(VLM_FOLDER).get_vocab().keys() >= {"Ġkreis", "Ġscarlet"}
 
 
 def test_case_accents_and_width_are_no_property_of_a_word():
@@ -185,7 +207,7 @@ def test_a_step_of_the_words_stage_keeps_the_tower_and_gives_a_loadable_folder(m
     monkeypatch.setattr(vlm_words, "held_out_examples", lambda _: [])
     vlm_words.main(["--out", str(tmp_path), "--steps", "1"])
     before, after = load_vlm(), load_vlm(tmp_path / "vlm")
-    assert len(after.tokenizer.tokenizer) == after.model.config.vocab_size > before.model.config.vocab_size
+    assert len(after.tokenizer.tokenizer) == after.model.config.vocab_size >= before.model.config.vocab_size
     for name, weight in before.model.state_dict().items():
         if name.startswith("visual."):
             assert torch.equal(weight, after.model.state_dict()[name])
@@ -201,3 +223,20 @@ def test_the_frozen_states_anchor_the_same_answer_over_the_same_pictures():
             lesson = make(rng)
             assert lesson.chat.answer == lesson.anchor.answer and lesson.chat.pictures == lesson.anchor.pictures
             assert parse_caption(lesson.chat.answer) is not None
+
+
+def test_a_grown_model_reads_new_words_as_what_they_mean_and_old_texts_as_before(english, extended):
+    old, new = load_tokenizer(english), load_tokenizer(extended)
+    torch.manual_seed(0)
+    model = Qwen3VL(VLMConfig(vocab_size=len(old)))
+    model.initialise()
+    made = vlm_words.grown(FrozenVLM(model, ChatTokenizer(old)), new).eval()
+    rows = made.model.embed_tokens.weight
+    ids = {word: new(word)["input_ids"][0] for word in (" red", " rot", " rouge", "红色", " kreis", " circle")}
+    assert torch.equal(rows[ids[" rot"]], rows[ids[" red"]]) and torch.equal(rows[ids[" rouge"]], rows[ids[" red"]])
+    assert torch.equal(rows[ids[" kreis"]], rows[ids[" circle"]])
+    chats = [Chat("a red circle", [], "on a white background")]
+    before, after = (
+        FrozenVLM(one, ChatTokenizer(words)).encode(chats).states for one, words in ((model, old), (made, new))
+    )
+    assert torch.equal(before, after)
