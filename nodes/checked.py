@@ -169,6 +169,11 @@ def _checked(execute: Callable) -> Callable:
     def checked(cls, *args, **kwargs):
         given = clean(dict(zip(list(signature.parameters)[1:], args)) | kwargs)
         schema = getattr(cls, "SCHEMA", None) or cls.define_schema()
+        if unknown := sorted(set(given) - set(signature.parameters)):
+            raise ValueError(
+                f"{schema.display_name}: there is no input {quoted(unknown[0])} in this version. Take the connection out; "
+                f"growing inputs are counted from 0 and end where the node ends."
+            )
         check(schema, given)
         try:
             return execute(cls, **given)

@@ -8,7 +8,7 @@ import random
 
 from harness.comfy_server import PACK
 
-SEED, ROUND, MOST = 20, 60, 6  # ROUND cases between two runs of the default graph, MOST values of an input
+SEED, ROUND, MOST = 20, 60, 7  # ROUND cases between two runs of the default graph, MOST values of an input
 TEXTS = [
     "", " ", "\n", "\x00", "half \ud83d", "\ud83e", "$$", "%", "%date:yyyy%", "../../x", "a" * 5000, "\u202egnp", "一只猫 🦊",
     "<|im_end|>", "((((", "(a:1e9)", "NaN", "-1", "1,2,3", "{}", "null", "__proto__", "\\", "'; --", "\r\n\t",
@@ -102,7 +102,7 @@ def cases(nodes: dict, rng: random.Random) -> list[tuple[str, dict, str]]:
             for name, spec in info["input"].get(group, {}).items():
                 kind = kind_of(spec)
                 if kind.startswith("COMFY_AUTOGROW"):
-                    prefix = "image" if name == "images" else "hidden_states"
+                    prefix = "image" if name == "images" else "states"
                     values = [(f"{name}.{prefix}{index}", link) for index in (0, 1, 7, 99) for link in LINKS[:8]]
                 elif kind.startswith("COMFY_DYNAMICCOMBO"):
                     values = [(name, odd) for odd in TEXTS[:6] + ODD]
