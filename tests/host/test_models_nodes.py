@@ -159,7 +159,17 @@ def test_auto_takes_the_preset_of_the_model_and_another_models_is_said(bridge, p
     assert "belongs to another model" in caplog.text
 
 
-@pytest.mark.parametrize("key", ["z-image", "flux2-klein-4b"])
+def test_flux_2_is_drawn_on_the_schedule_of_its_own_stock_node(bridge):
+    import comfy.samplers
+    from comfy_extras.nodes_flux import get_schedule
+
+    start = torch.zeros(1, 128, 64, 96)
+    model = bridge("drawers.flow_sampling").shifted(drawer("flux2-klein-4b"), start, "by steps and resolution", 0.0, 4)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 4)
+    torch.testing.assert_close(sigmas, torch.as_tensor(get_schedule(4, 64 * 96)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("key", ["z-image", "mage-flow"])
 def test_the_dit_sampler_draws_every_family_as_the_ksampler_does(bridge, key):
     import nodes
 
