@@ -16,7 +16,7 @@ HEAD = """# Models
 
 Made from the rows of `unifusion/profiles.py` by `tools/build_models_doc.py`; edit the rows, not this page.
 
-Load the encoder with the stock *Load CLIP* node under the type of its model, and the drawing model with *Load Diffusion
+Load the encoder with the stock *Load CLIP* node under the type given here, and the drawing model with *Load Diffusion
 Model*. *VLM Encode* and *VERIFI Rewrite* recognise the encoder by its class, *Layerwise Attention Pool* and *DiT Sampler*
 the drawing model by its class and shape; titles and file names play no part. One encoder file may serve two models
 (Qwen3-VL-4B: Krea 2 and Mage-Flow; Qwen3-4B: FLUX.2 klein and Z-Image): the type chosen in *Load CLIP* decides.
@@ -71,6 +71,7 @@ def _line(row: Profile) -> str:
     cells = (
         row.title,
         f"`{row.key}`",
+        row.loader or "-",
         _layers(row),
         row.combination if row.combination == LAP or len(row.taps) > 1 else "as it is",
         "yes" if row.pictures else "no",
@@ -84,7 +85,18 @@ def _line(row: Profile) -> str:
 
 def page() -> str:
     """The whole page."""
-    names = ("Model", "Profile", "Layers", "Combined", "Pictures", "Writes", "Weights", "Rewrites with", "Presets")
+    names = (
+        "Model",
+        "Profile",
+        "Load CLIP type",
+        "Layers",
+        "Combined",
+        "Pictures",
+        "Writes",
+        "Weights",
+        "Rewrites with",
+        "Presets",
+    )
     table = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names), *map(_line, PROFILES.values())]
     presets = [
         f"| {p.key} | {p.steps} | {p.cfg:g} | {p.sampler} | {p.scheduler} | {p.shift}"

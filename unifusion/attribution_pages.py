@@ -68,6 +68,16 @@ def _matrix(axes, rows: Sequence[tuple[str, torch.Tensor]], taps: Sequence[int],
             )
 
 
+def sizes_page(hidden: HiddenStates, share: torch.Tensor) -> torch.Tensor:
+    """Share of each layer ``(tokens, taps)`` in the size of the tokens, by role, where layers are joined as they are."""
+
+    def draw(figure):
+        rows = list(by_role(share, hidden.roles).items())[:_MOST_ROLES]
+        _matrix(figure.subplots(), rows, hidden.taps, "Share in the size of the tokens, %")
+
+    return _page(draw)
+
+
 def layers_page(hidden: HiddenStates, view: View) -> torch.Tensor:
     """Share of each layer in the pooled tokens and the attention it receives, by role."""
 

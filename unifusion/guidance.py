@@ -35,3 +35,14 @@ def text_and_image_guidance(
         text_scale: s_txt.
     """
     return negative + (images - negative) * image_scale + (positive - images) * text_scale
+
+
+def steps_and_resolution_shift(tokens: int, steps: int) -> float:
+    """Log shift of FLUX.2, fitted by its makers: between a line for 10 steps and one for 200.
+
+    Args:
+        tokens: image tokens.
+        steps: of the sampler.
+    """
+    few, many = 8.73809524e-05 * tokens + 1.89833333, 0.00016927 * tokens + 0.45666666
+    return many if tokens > 4300 else many + (many - few) / 190 * (steps - 200)

@@ -96,6 +96,7 @@ class Profile:
         weights: :data:`EXACT`, :data:`NEAR`, or empty where nothing carries a weight.
         text_place: where the text stands in the attention of the drawing model, for those that carry weights.
         files: names of files that were looked at, for the documentation.
+        loader: type of the stock Load CLIP node.
         presets: keys of its sampler presets; the first is what ``auto`` takes.
     """
 
@@ -131,6 +132,7 @@ class Profile:
     weights: str = ""
     text_place: str = TEXT_FIRST
     files: tuple[str, ...] = ()
+    loader: str = ""
     presets: tuple[str, ...] = ()
 
     def system_for(self, prompt: str, pictures: bool) -> str:
@@ -155,6 +157,7 @@ PROFILES: dict[str, Profile] = {
         Profile(
             key="krea2",
             title="Krea 2",
+            loader="krea2",
             encoders=(("Krea2TEModel", "qwen3vl_4b"),),
             models=("Krea2",),
             taps=(2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 35),
@@ -203,6 +206,7 @@ PROFILES: dict[str, Profile] = {
         Profile(
             key="flux2-klein-4b",
             title="FLUX.2 klein 4B",
+            loader="flux2",
             encoders=(("Flux2TEModel", "qwen3_4b"),),
             models=("Flux2",),
             features=3 * 2560,
@@ -214,11 +218,12 @@ PROFILES: dict[str, Profile] = {
             window=512,
             weights=NEAR,
             files=("qwen_3_4b.safetensors", "flux-2-klein-4b.safetensors", "flux2-vae.safetensors"),
-            presets=("FLUX.2 klein",),
+            presets=("FLUX.2 klein", "FLUX.2 klein Base"),
         ),
         Profile(
             key="flux2-klein-9b",
             title="FLUX.2 klein 9B",
+            loader="flux2",
             encoders=(("Flux2TEModel", "qwen3_8b"),),
             models=("Flux2",),
             features=3 * 4096,
@@ -229,12 +234,13 @@ PROFILES: dict[str, Profile] = {
             rewrite_system="FLUX.2",
             window=512,
             weights=NEAR,
-            files=("qwen_3_8b.safetensors", "flux-2-klein-9b.safetensors", "flux2-vae.safetensors"),
-            presets=("FLUX.2 klein",),
+            files=("qwen_3_8b_fp8mixed.safetensors", "flux-2-klein-9b-fp8.safetensors", "flux2-vae.safetensors"),
+            presets=("FLUX.2 klein", "FLUX.2 klein Base"),
         ),
         Profile(
             key="flux2-dev",
             title="FLUX.2 dev",
+            loader="flux2",
             encoders=(("Flux2TEModel", "mistral3_24b"),),
             models=("Flux2",),
             features=3 * 5120,
@@ -255,6 +261,7 @@ PROFILES: dict[str, Profile] = {
         Profile(
             key="z-image",
             title="Z-Image",
+            loader="lumina2",
             encoders=(("ZImageTEModel", "qwen3_4b"),),
             models=("Lumina2",),
             features=2560,
@@ -266,11 +273,12 @@ PROFILES: dict[str, Profile] = {
             weights=NEAR,
             text_place=TEXT_REFINED_FIRST,
             files=("qwen_3_4b.safetensors", "z_image_turbo_bf16.safetensors", "ae.safetensors"),
-            presets=("Z-Image Turbo",),
+            presets=("Z-Image Turbo", "Z-Image"),
         ),
         Profile(
             key="qwen-image",
             title="Qwen-Image and Qwen-Image Edit",
+            loader="qwen_image",
             encoders=(("QwenImageTEModel", "qwen25_7b"),),
             models=("QwenImage",),
             features=3584,
@@ -296,6 +304,7 @@ PROFILES: dict[str, Profile] = {
         Profile(
             key="ideogram4",
             title="Ideogram 4",
+            loader="ideogram4",
             encoders=(("Ideogram4Qwen3VLTEModel", "qwen3vl_8b"), ("Ideogram4TEModel", "qwen3vl_8b")),
             models=("Ideogram4",),
             features=13 * 4096,
@@ -312,6 +321,7 @@ PROFILES: dict[str, Profile] = {
         Profile(
             key="mage-flow",
             title="Mage-Flow",
+            loader="mage",
             encoders=(("MageFlowTEModel", "qwen3vl_4b"),),
             models=("MageFlow",),
             features=2560,
@@ -325,11 +335,12 @@ PROFILES: dict[str, Profile] = {
             encode_selection=_AFTER_SYSTEM,
             mask=MASK_UNLESS_FULL,
             weights=EXACT,
-            presets=("Mage-Flow",),
+            presets=("Mage-Flow", "Mage-Flow Turbo"),
         ),
         Profile(
             key="joyimage",
             title="JoyImage Edit",
+            loader="joyimage",
             encoders=(("JoyImageTEModel", "qwen3vl_8b"),),
             models=("JoyImage",),
             features=4096,
@@ -349,6 +360,7 @@ PROFILES: dict[str, Profile] = {
         Profile(
             key="boogu",
             title="Boogu-Image",
+            loader="boogu",
             encoders=(("BooguTEModel", "qwen3vl_8b"),),
             models=("Boogu",),
             features=4096,
@@ -359,22 +371,24 @@ PROFILES: dict[str, Profile] = {
             chat=BOOGU,
             pictures=True,
             negative_pictures=False,
-            presets=("Boogu-Image",),
+            presets=("Boogu-Image", "Boogu-Image Turbo"),
         ),
         Profile(
             key="ernie-image",
             title="Ernie-Image",
+            loader="flux2",
             encoders=(("ErnieTEModel", "ministral3_3b"),),
             models=("ErnieImage",),
             features=3072,
             taps=(-2,),
             chat=BARE,
             writing_chat=MISTRAL,
-            presets=("Ernie-Image",),
+            presets=("Ernie-Image", "Ernie-Image Turbo"),
         ),
         Profile(
             key="lumina2",
             title="Lumina 2",
+            loader="lumina2",
             encoders=(("LuminaModel", "gemma2_2b"),),
             models=("Lumina2",),
             features=2304,
@@ -448,7 +462,7 @@ def parse_taps(text: str, layers: int) -> tuple[int, ...]:
     return taps
 
 
-AS_THE_MODEL = "as the model"
+AS_THE_MODEL, BY_STEPS_AND_RESOLUTION = "as the model", "by steps and resolution"
 
 
 @dataclass(frozen=True)
@@ -460,7 +474,7 @@ class SamplerPreset:
         cfg: classifier-free guidance in ComfyUI's counting, 1 = off (Krea's own g is ``cfg - 1``).
         sampler: name of a ComfyUI sampler.
         scheduler: name of a ComfyUI scheduler.
-        shift: ``"fixed"``, ``"by resolution"`` or :data:`AS_THE_MODEL`.
+        shift: ``"fixed"``, ``"by resolution"``, :data:`AS_THE_MODEL` or, as FLUX.2 has it, :data:`BY_STEPS_AND_RESOLUTION`.
         mu: log shift when fixed.
     """
 
@@ -479,16 +493,22 @@ SAMPLER_PRESETS: dict[str, SamplerPreset] = {
         SamplerPreset("UniFusion miniature", 16, 2.0, "euler", "simple", "fixed", 0.5),
         SamplerPreset("Krea 2 Turbo", 8, 1.0, "euler", "simple", "fixed", 1.15),
         SamplerPreset("Krea 2 Raw", 28, 4.5, "euler", "simple", "by resolution", 1.15),
-        # Steps, guidance and shift as ComfyUI's own templates of these models have them; the shift is the MODEL's own.
-        SamplerPreset("FLUX.2 klein", 4, 1.0, "euler", "simple", AS_THE_MODEL, 0.0),
-        SamplerPreset("FLUX.2 dev", 20, 1.0, "euler", "simple", AS_THE_MODEL, 0.0),
+        # As ComfyUI's own templates of these models have them. FLUX.2 dev takes its guidance of 4 from the stock node
+        # FluxGuidance; Ideogram 4 is guided by a second MODEL and a schedule of its own, which stock nodes have.
+        SamplerPreset("FLUX.2 klein", 4, 1.0, "euler", "simple", BY_STEPS_AND_RESOLUTION, 0.0),
+        SamplerPreset("FLUX.2 klein Base", 20, 5.0, "euler", "simple", BY_STEPS_AND_RESOLUTION, 0.0),
+        SamplerPreset("FLUX.2 dev", 20, 1.0, "euler", "simple", BY_STEPS_AND_RESOLUTION, 0.0),
         SamplerPreset("Z-Image Turbo", 8, 1.0, "res_multistep", "simple", AS_THE_MODEL, 0.0),
-        SamplerPreset("Qwen-Image", 20, 2.5, "euler", "simple", AS_THE_MODEL, 0.0),
+        SamplerPreset("Z-Image", 25, 4.0, "res_multistep", "simple", AS_THE_MODEL, 0.0),
+        SamplerPreset("Qwen-Image", 40, 3.0, "euler", "simple", AS_THE_MODEL, 0.0),
         SamplerPreset("Ideogram 4", 20, 1.0, "euler", "simple", AS_THE_MODEL, 0.0),
-        SamplerPreset("Mage-Flow", 28, 5.0, "euler", "simple", AS_THE_MODEL, 0.0),
-        SamplerPreset("JoyImage", 28, 5.0, "euler", "simple", AS_THE_MODEL, 0.0),
-        SamplerPreset("Boogu-Image", 28, 4.0, "euler", "simple", AS_THE_MODEL, 0.0),
-        SamplerPreset("Ernie-Image", 28, 4.0, "euler", "simple", AS_THE_MODEL, 0.0),
-        SamplerPreset("Lumina 2", 25, 4.0, "res_multistep", "simple", AS_THE_MODEL, 0.0),
+        SamplerPreset("Mage-Flow", 30, 5.0, "euler", "simple", AS_THE_MODEL, 0.0),
+        SamplerPreset("Mage-Flow Turbo", 4, 1.0, "euler", "simple", AS_THE_MODEL, 0.0),
+        SamplerPreset("JoyImage", 40, 4.0, "euler", "normal", AS_THE_MODEL, 0.0),
+        SamplerPreset("Boogu-Image", 25, 4.0, "dpmpp_2m", "simple", AS_THE_MODEL, 0.0),
+        SamplerPreset("Boogu-Image Turbo", 4, 1.0, "lcm", "sgm_uniform", AS_THE_MODEL, 0.0),
+        SamplerPreset("Ernie-Image", 20, 4.0, "euler", "simple", AS_THE_MODEL, 0.0),
+        SamplerPreset("Ernie-Image Turbo", 8, 1.0, "euler", "simple", AS_THE_MODEL, 0.0),
+        SamplerPreset("Lumina 2", 30, 4.0, "res_multistep", "simple", AS_THE_MODEL, 0.0),
     )
 }

@@ -159,7 +159,17 @@ def test_auto_takes_the_preset_of_the_model_and_another_models_is_said(bridge, p
     assert "belongs to another model" in caplog.text
 
 
-@pytest.mark.parametrize("key", ["z-image", "flux2-klein-4b"])
+def test_flux_2_is_drawn_on_the_schedule_of_its_own_stock_node(bridge):
+    import comfy.samplers
+    from comfy_extras.nodes_flux import get_schedule
+
+    start = torch.zeros(1, 128, 64, 96)
+    model = bridge("drawers.flow_sampling").shifted(drawer("flux2-klein-4b"), start, "by steps and resolution", 0.0, 4)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 4)
+    torch.testing.assert_close(sigmas, torch.as_tensor(get_schedule(4, 64 * 96)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("key", ["z-image", "mage-flow"])
 def test_the_dit_sampler_draws_every_family_as_the_ksampler_does(bridge, key):
     import nodes
 
@@ -223,3 +233,18 @@ def test_a_made_up_model_takes_one_row(bridge, pack, monkeypatch, order):
 
 def test_every_row_has_an_encoder_here(pack):
     assert {key.removesuffix("-lm") for key in KEYS} == set(profiles(pack).PROFILES) - {"miniature", "qwen3vl"}
+
+
+@pytest.mark.parametrize(("key", "count"), [("flux2-klein-4b", 2), ("ideogram4", 2), ("z-image", 1)])
+def test_inspect_shows_and_silences_layers_where_there_are_several_and_leaves_the_other_pages_out(bridge, key, count):
+    hidden = encode(bridge, key)
+    look = bridge("actions.look_inside").run
+    pages, table, kept = look(hidden, drawer(key))
+    assert pages.shape[0] == count and torch.equal(kept.states, hidden.states)
+    assert all(f"layer {tap}:" in table for tap in hidden.taps)
+    if count == 2:
+        _, table, silent = look(hidden, drawer(key), silence=str(hidden.taps[1]))
+        assert f"layer {hidden.taps[1]}: 0.0%" in table and not silent.states[:, :, 1].any()
+        assert not torch.equal(draw(bridge, key, silent), draw(bridge, key, hidden))
+    with pytest.raises(ValueError, match="shows Layerwise Attention Pooling, which this MODEL has not"):
+        look(hidden, drawer(key), view="words")

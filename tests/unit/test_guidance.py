@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from unifusion.guidance import resolution_shift, text_and_image_guidance
+from unifusion.guidance import resolution_shift, steps_and_resolution_shift, text_and_image_guidance
 
 
 def predictions():
@@ -29,3 +31,12 @@ def test_the_branch_whose_factor_is_zero_has_no_influence(image, text, left):
 @pytest.mark.parametrize(("tokens", "mu"), [(256, 0.5), (6400, 1.15), (3328, 0.825)])
 def test_shift_runs_through_krea_2s_points(tokens, mu):
     assert resolution_shift(tokens) == pytest.approx(mu)
+
+
+@given(st.integers(16, 20000), st.integers(1, 200))
+def test_the_shift_by_steps_and_resolution_is_flux_2s(tokens, steps):
+    """The formula of FLUX.2's reference code, written as it stands there."""
+    few, many = 8.73809524e-05 * tokens + 1.89833333, 0.00016927 * tokens + 0.45666666
+    a = (many - few) / 190.0
+    expected = many if tokens > 4300 else a * steps + (many - 200.0 * a)
+    assert steps_and_resolution_shift(tokens, steps) == pytest.approx(expected, abs=1e-9)

@@ -127,6 +127,6 @@ def run(
         )
     if denoise == 0:
         return latent
-    model = shifted(model, start, chosen.shift, chosen.mu)
+    model = shifted(model, start, chosen.shift, chosen.mu, chosen.steps)
     made = guider(model, positive, negative, cfg=chosen.cfg, images_only=images_only, image_guidance=image_guidance)
     return sample(made, latent, seed, chosen.steps, chosen.sampler, chosen.scheduler, denoise)

@@ -11,7 +11,9 @@ from ...attribution import Word, find_words, look, parse_silence, relative_chang
 from ...hidden_states import HiddenStates, drop_taps
 from ...quoting import quoted
 from ...references import Reference, from_images
+from ..drawers.door import drawer_for
 from ..drawers.fusion_model import FusionModel
+from ..drawers.pooled_context import has_pooling
 
 ALL = "all pages"
 VIEWS = (ALL, "layers", "words", "pictures", "tokens")
@@ -33,6 +35,8 @@ def run(
     Raises:
         ValueError: if the states do not belong to the model, or a word or layer is not there.
     """
+    if not has_pooling(model):
+        return _without_pooling(hidden, model, silence, view)
     fusion = FusionModel(model)
     fusion.check(hidden, "inspected")
     silenced = parse_silence(silence, hidden.taps)
@@ -58,6 +62,34 @@ def run(
     attribution_pages = _figures()
     chosen = pages.values() if view == ALL else [pages[view]]
     return torch.cat([page() for page in chosen]), table(hidden, seen, change, silenced), kept
+
+
+def _without_pooling(hidden: HiddenStates, model, silence: str, view: str):
+    """What there is to see of a MODEL that joins the layers as they are: their size, and the tokens.
+
+    Raises:
+        ValueError: if the states do not belong to the model, a layer is not there, or the page needs pooling inside.
+    """
+    drawer_for(model).check(hidden, "inspected")
+    silenced = parse_silence(silence, hidden.taps)
+    kept = drop_taps(hidden, silenced) if silenced else hidden
+    size = kept.states[0].square().mean(dim=-1).sqrt().cpu()
+    share = size / size.sum(dim=1, keepdim=True).clamp_min(1e-20)
+    figures = _figures()
+    pages = {"tokens": lambda: figures.tokens_page(hidden)}
+    if len(hidden.taps) > 1:
+        pages = {"layers": lambda: figures.sizes_page(hidden, share), **pages}
+    if view != ALL and view not in pages:
+        raise ValueError(
+            f"The page '{view}' shows Layerwise Attention Pooling, which this MODEL has not. Set view to '{ALL}' or one "
+            f"of: {', '.join(pages)}."
+        )
+    lines = ["share of each layer in the size (RMS) of the tokens handed on:"]
+    lines += [f"layer {tap}: {part:.1%}" for tap, part in zip(hidden.taps, share.mean(dim=0).tolist())]
+    if silenced:
+        lines.append(f"silenced: {', '.join(map(str, silenced))}")
+    chosen = pages.values() if view == ALL else [pages[view]]
+    return torch.cat([page() for page in chosen]), "\n".join(lines), kept
 
 
 def _figures():

@@ -11,7 +11,8 @@ import comfy.samplers
 import comfy.utils
 import latent_preview
 
-from ...guidance import resolution_shift, text_and_image_guidance
+from ...guidance import resolution_shift, steps_and_resolution_shift, text_and_image_guidance
+from ...profiles import AS_THE_MODEL, BY_STEPS_AND_RESOLUTION
 
 
 def with_shift(model, mu: float):
@@ -35,10 +36,12 @@ def image_tokens(latent, model) -> int:
     return math.ceil(latent.shape[-2] / patch) * math.ceil(latent.shape[-1] / patch)
 
 
-def shifted(model, latent, shift: str, mu: float):
-    """Apply a preset's shift (``"fixed"``, ``"by resolution"`` or ``"as the model"``)."""
-    if shift == "as the model":
+def shifted(model, latent, shift: str, mu: float, steps: int = 0):
+    """Apply a preset's shift (``"fixed"``, ``"by resolution"``, ``"by steps and resolution"`` or ``"as the model"``)."""
+    if shift == AS_THE_MODEL:
         return model
+    if shift == BY_STEPS_AND_RESOLUTION:
+        return with_shift(model, steps_and_resolution_shift(image_tokens(latent, model), steps))
     return with_shift(model, mu if shift == "fixed" else resolution_shift(image_tokens(latent, model)))
 
 
