@@ -33,6 +33,20 @@ class Batch:
     weight: Tensor | None = None
     labels: Tensor | None = None
 
+    def check(self) -> None:
+        """Find what would make the loss NaN.
+
+        Raises:
+            ValueError: a condition has tokens and all of them are masked.
+        """
+        if self.key_bias is not None and self.key_bias.shape[1]:
+            empty = torch.isneginf(self.key_bias).all(dim=1).nonzero().flatten().tolist()
+            if empty:
+                raise ValueError(
+                    f"All tokens are masked in {len(empty)} of {len(self.key_bias)} conditions (the first is "
+                    f"number {empty[0]} of its batch); leave at least one token of every caption unmasked."
+                )
+
     def to(self, device) -> Batch:
         return Batch(**{k: None if v is None else v.to(device, non_blocking=True) for k, v in vars(self).items()})
 
