@@ -152,6 +152,23 @@ def test_an_all_masked_caption_is_named(tmp_path):
     trainer.close()
 
 
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (dict(states=torch.zeros(8, 2, 3, 20)), "3 taps of width 20 and the model takes 2 of width 20"),
+        (dict(states=torch.zeros(8, 2, 2, 16)), "2 taps of width 16"),
+        (dict(latents=torch.zeros(8, 4, 4, 4)), "4 channels"),
+        (dict(latents=torch.zeros(8, 16, 5, 4)), r"sides \[5, 4\]"),
+        (dict(labels=None), "no labels"),
+    ],
+)
+def test_a_batch_that_the_model_cannot_take_is_named(change, said):
+    batch = source(0, 0, 0)
+    objective().check(batch)
+    with pytest.raises(ValueError, match=said):
+        objective().check(Batch(**{**vars(batch), **change}))
+
+
 @pytest.mark.parametrize("wrong", [{"optimizer": "adam"}, {"mixed_precision": "fp8"}, {"parts": 0}, {"steps": 0}])
 def test_settings_outside_what_is_allowed_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -90,6 +90,32 @@ class FlowMatching(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(width, classes) for classes in token_classes)
         self.head_norm = nn.LayerNorm(width, elementwise_affine=False) if token_classes else None
 
+    def check(self, batch: Batch) -> None:
+        """Find what this model cannot take, before torch does.
+
+        Raises:
+            ValueError: naming the shape found and the one expected.
+        """
+        config = self.dit.config
+        batch.check()
+        taps, width = batch.states.shape[2:]
+        if config.pooling == "lap" and (taps, width) != (config.txtlayers, config.txtdim):
+            raise ValueError(
+                f"The hidden states have {taps} taps of width {width} and the model takes {config.txtlayers} of "
+                f"width {config.txtdim}; choose the VLM and the taps that the model was made for."
+            )
+        channels, *sides = batch.latents.shape[1:]
+        if channels != config.channels or any(side % config.patch for side in sides):
+            raise ValueError(
+                f"The latents have {channels} channels and sides {sides}; the model takes {config.channels} channels "
+                f"and sides that {config.patch} divides."
+            )
+        if self.heads and batch.labels is None:
+            raise ValueError(
+                f"The model has {len(self.heads)} heads for patch labels and the batch has no labels; "
+                "give labels or leave token_classes empty."
+            )
+
     def forward(self, batch: Batch, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
         """
         Args:

@@ -260,7 +260,7 @@ class Trainer:
         sums: dict[str, float] = {}
         for part in range(settings.parts):
             batch = self.source(step, part, self.accelerator.process_index)
-            batch.check()
+            self.accelerator.unwrap_model(self.objective).check(batch)
             batch = batch.to(self.accelerator.device)
             generator = generator_for(settings.seed, step, part, self.accelerator.process_index)
             t = noise_levels(
