@@ -103,6 +103,78 @@ def test_what_a_run_leaves_behind(finished):
     torch.testing.assert_close(dit.first.weight, trainer.ema.averages[0], atol=1e-2, rtol=1e-2)
 
 
+@pytest.mark.parametrize("scores", [{"flow": 0.5}, {}])
+def test_a_scorer_without_the_best_score_or_pictures_does_not_end_a_run(tmp_path, capsys, scores):
+    trainer = Trainer(
+        objective(), source, settings(steps=2, score_every=1, keep_every=1), tmp_path, lambda *_: (scores, [])
+    )
+    trainer.run()
+    trainer.close()
+    assert "no best weights are kept" in capsys.readouterr().out
+    assert not (tmp_path / "best.safetensors").exists()
+
+
+def test_a_failing_scorer_costs_no_step(tmp_path):
+    def fail(*_):
+        raise RuntimeError("scorer")
+
+    trainer = Trainer(objective(), source, settings(steps=2, score_every=2, keep_every=2), tmp_path, fail)
+    with pytest.raises(RuntimeError, match="scorer"):
+        trainer.run()
+    trainer.close()
+    assert (tmp_path / "checkpoints/step_2").exists()
+
+
+def test_resuming_with_other_settings_is_refused_or_said(tmp_path, capsys):
+    first = Trainer(objective(), source, settings(steps=2, keep_every=2), tmp_path)
+    first.run()
+    first.close()
+    with pytest.raises(ValueError, match="optimizer 'muon', not 'adamw'"):
+        Trainer(objective(), source, settings(steps=2, optimizer="adamw"), tmp_path)
+    with pytest.raises(ValueError, match="has taken 2 steps and the settings ask for 1"):
+        Trainer(objective(), source, settings(steps=1), tmp_path)
+    capsys.readouterr()
+    Trainer(objective(), source, settings(steps=3, keep_every=2), tmp_path).close()
+    said = capsys.readouterr().out
+    assert "resuming with steps 3, was 2" in said and "processes" not in said
+
+
+def test_an_all_masked_caption_is_named(tmp_path):
+    def masked(*key):
+        batch = source(*key)
+        batch.key_bias = batch.key_bias.clone()
+        batch.key_bias[3] = -math.inf
+        return batch
+
+    trainer = Trainer(objective(), masked, settings(steps=1), tmp_path)
+    with pytest.raises(ValueError, match="1 of 8 conditions .*number 3"):
+        trainer.run()
+    trainer.close()
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (dict(states=torch.zeros(8, 2, 3, 20)), "3 taps of width 20 and the model takes 2 of width 20"),
+        (dict(states=torch.zeros(8, 2, 2, 16)), "2 taps of width 16"),
+        (dict(latents=torch.zeros(8, 4, 4, 4)), "4 channels"),
+        (dict(latents=torch.zeros(8, 16, 5, 4)), r"sides \[5, 4\]"),
+        (dict(labels=None), "no labels"),
+    ],
+)
+def test_a_batch_that_the_model_cannot_take_is_named(change, said):
+    batch = source(0, 0, 0)
+    objective().check(batch)
+    with pytest.raises(ValueError, match=said):
+        objective().check(Batch(**{**vars(batch), **change}))
+
+
+@pytest.mark.parametrize("wrong", [{"optimizer": "adam"}, {"mixed_precision": "fp8"}, {"parts": 0}, {"steps": 0}])
+def test_settings_outside_what_is_allowed_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        settings(**wrong)
+
+
 def test_two_processes_stay_equal(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(

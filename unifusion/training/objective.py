@@ -33,6 +33,20 @@ class Batch:
     weight: Tensor | None = None
     labels: Tensor | None = None
 
+    def check(self) -> None:
+        """Find what would make the loss NaN.
+
+        Raises:
+            ValueError: a condition has tokens and all of them are masked.
+        """
+        if self.key_bias is not None and self.key_bias.shape[1]:
+            empty = torch.isneginf(self.key_bias).all(dim=1).nonzero().flatten().tolist()
+            if empty:
+                raise ValueError(
+                    f"All tokens are masked in {len(empty)} of {len(self.key_bias)} conditions (the first is "
+                    f"number {empty[0]} of its batch); leave at least one token of every caption unmasked."
+                )
+
     def to(self, device) -> Batch:
         return Batch(**{k: None if v is None else v.to(device, non_blocking=True) for k, v in vars(self).items()})
 
@@ -75,6 +89,32 @@ class FlowMatching(nn.Module):
         width = dit.config.features
         self.heads = nn.ModuleList(nn.Linear(width, classes) for classes in token_classes)
         self.head_norm = nn.LayerNorm(width, elementwise_affine=False) if token_classes else None
+
+    def check(self, batch: Batch) -> None:
+        """Find what this model cannot take, before torch does.
+
+        Raises:
+            ValueError: naming the shape found and the one expected.
+        """
+        config = self.dit.config
+        batch.check()
+        taps, width = batch.states.shape[2:]
+        if config.pooling == "lap" and (taps, width) != (config.txtlayers, config.txtdim):
+            raise ValueError(
+                f"The hidden states have {taps} taps of width {width} and the model takes {config.txtlayers} of "
+                f"width {config.txtdim}; choose the VLM and the taps that the model was made for."
+            )
+        channels, *sides = batch.latents.shape[1:]
+        if channels != config.channels or any(side % config.patch for side in sides):
+            raise ValueError(
+                f"The latents have {channels} channels and sides {sides}; the model takes {config.channels} channels "
+                f"and sides that {config.patch} divides."
+            )
+        if self.heads and batch.labels is None:
+            raise ValueError(
+                f"The model has {len(self.heads)} heads for patch labels and the batch has no labels; "
+                "give labels or leave token_classes empty."
+            )
 
     def forward(self, batch: Batch, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
         """

@@ -36,6 +36,12 @@ Scorer = Callable[[SingleStreamDiT, int], tuple[dict[str, float], list[np.ndarra
 """(model with averaged weights, step) -> scores in 0..1 and rows of pictures for a sample grid."""
 
 
+RUN_FILE = "run.json"
+"""In a checkpoint: the settings and the number of processes that wrote it."""
+
+CHOICES = {"optimizer": ("muon", "adamw"), "mixed_precision": ("no", "bf16", "fp16")}
+
+
 @dataclass(frozen=True)
 class TrainingSettings:
     """How to train; what is trained comes from the model and the source.
@@ -76,6 +82,16 @@ class TrainingSettings:
     mixed_precision: str = "bf16"
     compile: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            found = getattr(self, name)
+            if found not in allowed:
+                raise ValueError(f"The setting {name} is {found!r}; choose one of {', '.join(allowed)}.")
+        for name in ("steps", "parts", "levels"):
+            found = getattr(self, name)
+            if found < 1:
+                raise ValueError(f"The setting {name} is {found}; it must be at least 1.")
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:
@@ -184,8 +200,37 @@ class Trainer:
     def _resume(self) -> None:
         found = self._checkpoints()
         if found:
+            self._compare(found[-1])
             self.accelerator.load_state(str(found[-1]))
             self.accelerator.print(f"resumed at step {self.position.step} of {self.settings.steps}")
+
+    def _about(self) -> dict:
+        return {**asdict(self.settings), "processes": self.accelerator.num_processes}
+
+    def _compare(self, checkpoint: Path) -> None:
+        """Refuse a checkpoint that these settings cannot go on from; say what else differs from it.
+
+        Raises:
+            ValueError: another optimizer, or fewer steps than the checkpoint has taken.
+        """
+        taken, about = int(checkpoint.name[5:]), checkpoint / RUN_FILE
+        if self.settings.steps < taken:
+            raise ValueError(
+                f"The run in {self.out} has taken {taken} steps and the settings ask for {self.settings.steps}; "
+                "ask for at least as many or choose another folder."
+            )
+        if not about.exists():
+            self.accelerator.print(f"{checkpoint} does not say its settings; they could not be compared")
+            return
+        before = json.loads(about.read_text())
+        changed = {name: value for name, value in self._about().items() if before.get(name) != value}
+        if "optimizer" in changed:
+            raise ValueError(
+                f"The run in {self.out} was trained with optimizer {before.get('optimizer')!r}, not "
+                f"{changed['optimizer']!r}; set it back or choose another folder."
+            )
+        for name, value in changed.items():
+            self.accelerator.print(f"resuming with {name} {value}, was {before.get(name)}: not the same run any more")
 
     def save(self) -> Path:
         """Write a complete checkpoint; older ones than the last two go."""
@@ -194,6 +239,7 @@ class Trainer:
         self.accelerator.save_state(str(unfinished))
         self.accelerator.wait_for_everyone()
         if self.main:
+            (unfinished / RUN_FILE).write_text(json.dumps(self._about(), indent=2))
             shutil.rmtree(target, ignore_errors=True)
             unfinished.rename(target)
             for old in self._checkpoints()[:-2]:
@@ -213,7 +259,9 @@ class Trainer:
             group["lr"] = group["peak"] * factor
         sums: dict[str, float] = {}
         for part in range(settings.parts):
-            batch = self.source(step, part, self.accelerator.process_index).to(self.accelerator.device)
+            batch = self.source(step, part, self.accelerator.process_index)
+            self.accelerator.unwrap_model(self.objective).check(batch)
+            batch = batch.to(self.accelerator.device)
             generator = generator_for(settings.seed, step, part, self.accelerator.process_index)
             t = noise_levels(
                 len(batch.latents), settings.levels, settings.level_mean, settings.level_deviation, generator
@@ -256,10 +304,11 @@ class Trainer:
                 recent.clear()
                 left = (time.monotonic() - began) / (step - first) * (last - step)
                 self._log(step, mean, seconds_left=round(left))
-            if settings.score_every and (step % settings.score_every == 0 or step == last):
-                self.score()
+            # first the checkpoint: a scorer that fails must not cost the steps before it
             if settings.keep_every and (step % settings.keep_every == 0 or step == last):
                 self.save()
+            if settings.score_every and (step % settings.score_every == 0 or step == last):
+                self.score()
         return self.export()
 
     def _log(self, step: int, values: dict[str, float], **about) -> None:
@@ -280,15 +329,25 @@ class Trainer:
                 scores, rows = self.scorer(self.dit, step)
             self.dit.train()
             self._log(step, {f"score/{name}": value for name, value in scores.items()})
-            save_grid(rows, self.out / f"samples_{step}.png")
+            if rows:
+                save_grid(rows, self.out / f"samples_{step}.png")
             plot_log(self.out / "log.jsonl", self.out / "curve.png")
             self.export()
-            best = self.out / "best.json"
-            if not best.exists() or scores[self.best_by] >= json.loads(best.read_text())["scores"][self.best_by]:
-                shutil.copyfile(self.out / "dit.safetensors", self.out / "best.safetensors")
-                best.write_text(json.dumps({"step": step, "scores": scores}, indent=2))
+            self._keep_best(step, scores)
         self.accelerator.wait_for_everyone()
         return scores
+
+    def _keep_best(self, step: int, scores: dict[str, float]) -> None:
+        """Copy the exported weights to ``best.safetensors`` when their score is at least the best so far."""
+        if self.best_by not in scores:
+            found = ", ".join(scores) or "nothing"
+            print(f"no best weights are kept: the scorer gives {found}, not {self.best_by}", flush=True)
+            return
+        best = self.out / "best.json"
+        before = json.loads(best.read_text())["scores"].get(self.best_by, -math.inf) if best.exists() else -math.inf
+        if scores[self.best_by] >= before:
+            shutil.copyfile(self.out / "dit.safetensors", self.out / "best.safetensors")
+            best.write_text(json.dumps({"step": step, "scores": scores}, indent=2))
 
     def export(self) -> Path:
         """Write the averaged weights, bfloat16, under Krea 2's names; also :class:`TrainingSettings` as JSON."""
