@@ -233,10 +233,15 @@ def words_of(text: str) -> list[str]:
 def _word_lists(folder: str) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
     """(words of the drawn world, words that name nothing to draw, words that are no slip of a known one)."""
     values = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8"))
-    world = {normal_form(word) for word in values["world_words"]}
-    passed = frozenset(values.get("passed_words", ()))
-    content = frozenset(values.get("content_words", world))
-    return content, frozenset(world | passed) - content, frozenset(values.get("other_words", ()))
+    lists = [values.get(name) for name in ("world_words", "content_words", "passed_words", "other_words")]
+    world, content, passed, others = (
+        frozenset(normal_form(str(word)) for word in words) if isinstance(words, list) else frozenset()
+        for words in lists
+    )
+    if not world:
+        return frozenset(), frozenset(), frozenset()
+    content = content or world
+    return content, (world | passed) - content, others
 
 
 def _slips(word: str, other: str, most: int) -> bool:
@@ -279,13 +284,9 @@ def unknown_words(text: str, folder: str | Path = VLM_FOLDER) -> list[str]:
     Neither words that name nothing to draw nor likely typing errors of known words are among them.  ``folder`` holds
     the tokenizer's files.
     """
-    known = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8")).get("world_words")
-    if not isinstance(known, list):  # a folder that does not say what its world is
-        return []
-    world = set(map(str, known))
-    return list(dict.fromkeys(word for word in words_of(text) if word not in world))
-
     content, passed, others = _word_lists(str(folder))
+    if not content:  # a folder that does not say what its world is
+        return []
     known, found = content | passed, []
     for word in words_of(text):
         plain = normal_form(word)
