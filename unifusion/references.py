@@ -389,7 +389,8 @@ def _squared(prepared: PreparedReference, reference: Reference, profile: Profile
 def unknown_labels(prompt: str, references: Sequence[Reference | PreparedReference]) -> list[str]:
     """Numbered names such as ``"Image 3"`` in the prompt for which there is no picture: by label, or by its place."""
     known = {reference.label.lower() for reference in references}
-    known |= {f"{word} {number}" for word in ("image", "picture") for number in range(1, len(references) + 1)}
+    unnamed = [number for number, reference in enumerate(references, 1) if not reference.label]
+    known |= {f"{word} {number}" for word in ("image", "picture") for number in unnamed}
     numbered = re.findall(r"\b(image|picture)\s+(\d{1,3})\b", prompt, re.IGNORECASE)
     found = [f"{word} {int(number)}" for word, number in numbered]
     return [label for label in dict.fromkeys(found) if label.lower() not in known]
