@@ -147,6 +147,8 @@ def train(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and unused code."""
-    session.install("ruff")
+    """Format, style, unused code and types, as pre-commit runs them."""
+    session.install("-r", "tools/lint.txt")
+    session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
+    session.run("mypy")

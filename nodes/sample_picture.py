@@ -1,18 +1,8 @@
-from pathlib import Path
-
-import numpy as np
-import torch
 from comfy_api.latest import io
-from PIL import Image
 
+from ..unifusion.comfy_bridge.actions import bundled_pictures
 from .checked import Node
 from .sockets import CATEGORY
-
-SAMPLES = Path(__file__).resolve().parents[1] / "web" / "samples"
-
-
-def samples() -> list[str]:
-    return sorted(path.stem for path in SAMPLES.glob("*.png"))
 
 
 class SamplePicture(Node):
@@ -28,7 +18,7 @@ class SamplePicture(Node):
             inputs=[
                 io.Combo.Input(
                     "picture",
-                    options=samples(),
+                    options=bundled_pictures.listing(),
                     tooltip="Pictures of the miniature's world: coloured shapes on plain backgrounds.",
                 ),
             ],
@@ -37,6 +27,4 @@ class SamplePicture(Node):
 
     @classmethod
     def execute(cls, picture) -> io.NodeOutput:
-        with Image.open(SAMPLES / f"{picture}.png") as opened:
-            pixels = np.array(opened.convert("RGB"), dtype=np.float32) / 255
-        return io.NodeOutput(torch.from_numpy(pixels)[None])
+        return io.NodeOutput(bundled_pictures.load(picture))

@@ -3,4 +3,4 @@
 Plain PyTorch. Only :mod:`unifusion.comfy_bridge` imports ComfyUI.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -45,7 +45,8 @@ class HiddenStates(NamedTuple):
             tokens attend to each other after the VLM; w = 0 removes the token; w < 0 subtracts what it means.
         spans: ``(tokens, 2)`` float32; part of the schedule in which the token counts, 0 = first step, 1 = last.
         pieces: the text of every token; ``""`` for image tokens.
-        taps: layers whose inputs the states are (``hidden_states[k]`` in transformers' counting).
+        taps: layers whose inputs the states are. For text ``hidden_states[k]`` in transformers' counting; at the first layers
+            image tokens differ: DeepStack adds picture features to what the layer before gave, and transformers lists it without.
         vlm: name of the model the states come from.
         prompt: what the creator asked for.
         text: what the model wrote (VERIFI), else ``""``.

@@ -42,10 +42,28 @@ def test_everything_a_creator_needs_is_in_it(archive):
 def test_nothing_else_is_in_it(archive):
     for name in archive:
         top = name.split("/")[0]
-        assert top not in {"tests", "bench", "tools", "recipes", "docs", "runs", ".github"}, name
+        assert top not in {"tests", "bench", "tools", "recipes", "runs", ".github"}, name
         assert not re.search(r"__pycache__|\.(pyc|pkl|pt|ckpt|bin|log)$", name), name
         if name.endswith(".safetensors"):
             assert name.startswith("unifusion/weights/unifusion_miniature/"), name
+
+
+def test_every_link_of_the_readme_leads_to_something_in_it(archive):
+    text = (PACK / "README.md").read_text(encoding="utf-8")
+    links = {link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link} - {""}
+    assert len(links) > 20
+    assert sorted(links - set(archive)) == []
+
+
+def test_links_between_pages_lead_to_files_of_the_repository():
+    pages = [*PACK.glob("*.md"), *PACK.glob("docs/*.md"), *PACK.glob("web/docs/*.md"), *PACK.glob("unifusion/**/*.md")]
+    dead = [
+        f"{page.relative_to(PACK)}: {link}"
+        for page in pages
+        for link in re.findall(r"\]\(([^)\s#]+)", page.read_text(encoding="utf-8"))
+        if "://" not in link and not (page.parent / link).exists()
+    ]
+    assert dead == []
 
 
 def test_it_stays_small(archive):

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -113,6 +114,63 @@ def test_importing_the_pack_loads_no_figures_no_language_models_and_no_training(
 def test_without_matplotlib_every_node_is_there():
     count, _, _ = imported("sys.modules['matplotlib'] = None")
     assert count >= 12
+
+
+DRAWN = """
+from pack.unifusion import contact_sheet
+from pack.unifusion.comfy_bridge.actions import encode, look_inside, model_folders
+from pack.unifusion.references import Reference
+with torch.inference_mode():
+    model, clip, vae = model_folders.load(model_folders.BUNDLED)
+    hidden = encode.run(clip, "a red circle")[0]
+    sheet = contact_sheet.draw([Reference(torch.rand(1, 64, 64, 3), label=label) for label in ("a fox", "F\\u00fcchse")])
+    try:
+        said = list(look_inside.run(hidden, model)[0].shape)
+    except ValueError as error:
+        said = str(error)
+print(list(sheet.shape), "matplotlib" in sys.modules and sys.modules["matplotlib"] is not None, said, sep="|")
+"""
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_without_matplotlib_all_is_drawn_but_the_pages_of_inspect_which_say_what_to_install(there):
+    if not (HOST / "comfy").is_dir():
+        pytest.skip("no ComfyUI: set COMFYUI_PATH or run the README's test command, which fetches one")
+    first = "" if there else "sys.modules['matplotlib'] = None"
+    code = IMPORT.format(host=str(HOST), root=str(ROOT), first=first) + DRAWN
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    sheet, loaded, said = done.stdout.splitlines()[-1].split("|")
+    assert sheet == "[1, 490, 700, 3]" and loaded == str(there)
+    if there:
+        assert said == "[4, 768, 1024, 3]"
+    else:
+        assert "pip install matplotlib" in said and said.endswith(".")
+
+
+@pytest.mark.parametrize("door", ["encoders", "drawers"])
+def test_the_two_doors_know_nothing_of_each_other_nor_of_actions_nor_of_nodes(door):
+    forbidden = {"encoders", "drawers", "actions", "nodes"} - {door}
+    for path in files(f"unifusion/comfy_bridge/{door}"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                names = {*(node.module or "").split("."), *(alias.name for alias in node.names)}
+                assert not names & forbidden, path.name
+
+
+def test_docs_architecture_names_every_folder_and_only_files_that_are_there():
+    plan = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for folder in {path.parent for path in files("unifusion", "nodes")}:
+        assert f"{folder.name}/" in plan, folder.name
+    named = set(re.findall(r"`([\w./]+\.(?:py|md|json|toml|txt))`", plan))
+    assert len(named) > 25
+    everywhere = [
+        f"/{path.relative_to(ROOT).as_posix()}" for path in files("unifusion", "nodes", "tools", "tests", "recipes")
+    ]
+    missing = [
+        name for name in named if not (ROOT / name).exists() and not any(p.endswith(f"/{name}") for p in everywhere)
+    ]
+    assert missing == []
 
 
 def test_a_new_system_prompt_is_one_place():
