@@ -87,7 +87,6 @@ class Profile:
         rewrite_selection: the same after VERIFI.
         window: tokens the DiT was trained with, 0 if unknown.
         image_pixels: picture area given to the VLM by default, in pixels.
-        picture_side: pixels of both sides of every view, where the VLM has learned one size alone; 0 = any.
         min_side: smallest side a picture may have for the VLM, in pixels.
         negative_pictures: whether the usual negative, the empty prompt, holds the pictures of the positive too.
         stop_tokens: ids that end a written text besides the encoder's own.
@@ -123,7 +122,6 @@ class Profile:
     rewrite_selection: str = "everything after the system prompt"
     window: int = 0
     image_pixels: int = 384 * 384
-    picture_side: int = 0
     min_side: int = 32
     negative_pictures: bool = True
     stop_tokens: tuple[int, ...] = ()
@@ -183,7 +181,6 @@ PROFILES: dict[str, Profile] = {
             rewrite_selection="images and rewritten text",
             window=160,
             image_pixels=SIDE**2,
-            picture_side=SIDE,
             # Its unconditional training had no picture. Pictures alone mean "draw this again" to it; guidance away from
             # that overdoes every change: half of the recoloured things lost their texture or shape.
             negative_pictures=False,
@@ -434,7 +431,8 @@ def taps_for(profile: Profile, layers: int) -> tuple[int, ...]:
         ValueError: if the profile taps deeper than the model is.
     """
     taps = tuple(tap if tap >= 0 else layers + 1 + tap for tap in profile.taps) or tuple(range(2, layers, 3))
-    if max(taps) > layers or (max(taps) == layers and profile.combination == LAP) or min(taps) < 0:
+    beyond = max(taps) > layers or (max(taps) == layers and profile.combination == LAP) or min(taps) < 0
+    if beyond or list(taps) != sorted(set(taps)):  # in too small a model two taps may meet
         raise ValueError(
             f"The profile '{profile.key}' taps layer {max(taps)}, but this text encoder has only {layers} "
             f"layers. Choose another profile, or load the text encoder that belongs to {profile.title}."

@@ -351,7 +351,9 @@ def prepare(reference: Reference, tokens: int) -> PreparedReference:
     )
 
 
-def prepare_as(reference: Reference, profile: Profile, number: int, token: int = TOKEN) -> PreparedReference:
+def prepare_as(
+    reference: Reference, profile: Profile, number: int, token: int = TOKEN, side: int = 0
+) -> PreparedReference:
     """:func:`prepare` in the way a drawing model was trained with, where the reference does not say otherwise.
 
     Args:
@@ -359,30 +361,28 @@ def prepare_as(reference: Reference, profile: Profile, number: int, token: int =
         profile: the model's.
         number: of the picture, from 1, for the model's own label.
         token: pixels along one side of a token of its encoder.
+        side: pixels of both sides of every view, where the encoder has learned one size alone; 0 = any.
     """
     prepared = prepare(reference, profile.image_pixels // TOKEN**2)
     if profile.picture_rule is not None and not reference.tokens and reference.tiles <= 1:
         note = reference.note
         prepared = prepared._replace(views=(profile.picture_rule(reference.picture),), note=note)
-    if profile.picture_side:
-        prepared = _squared(prepared, reference, profile)
+    if side:
+        prepared = _squared(prepared, reference, profile.title, side)
     label = reference.label or profile.label.format(number)
     return prepared._replace(label=label, token=token)
 
 
-def _squared(prepared: PreparedReference, reference: Reference, profile: Profile) -> PreparedReference:
+def _squared(prepared: PreparedReference, reference: Reference, title: str, side: int) -> PreparedReference:
     """Every view at the one size that the encoder has learned; said where that changes what was asked for."""
-    side = profile.picture_side
     pieces = [*patches(reference.picture, reference.tiles), reference.picture]
     views = tuple(piece if piece.shape[1:3] == (side, side) else resize(piece, (side, side)) for piece in pieces)
     height, width = reference.picture.shape[1:3]
     notes = [reference.note] if reference.note else []
     if abs(log(width / height)) > log(1.25):
-        notes.append(f"its shape {width}:{height} is seen as a square, all that {profile.title} knows")
+        notes.append(f"its shape {width}:{height} is seen as a square, all that {title} knows")
     if reference.tokens and reference.tokens != (side // TOKEN) ** 2:
-        notes.append(
-            f"the token budget does not count: {profile.title} reads every view as {(side // TOKEN) ** 2} tokens"
-        )
+        notes.append(f"the token budget does not count: {title} reads every view as {(side // TOKEN) ** 2} tokens")
     return prepared._replace(views=views, note="; ".join(notes))
 
 

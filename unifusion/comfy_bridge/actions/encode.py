@@ -33,11 +33,15 @@ def choose_profile(vlm: VLM, key: str) -> Profile:
 
 
 def gather(
-    references: Sequence[Reference] | None, images: dict | None, profile: Profile, token: int = TOKEN
+    references: Sequence[Reference] | None,
+    images: dict | None,
+    profile: Profile,
+    token: int = TOKEN,
+    side: int = 0,
 ) -> list[PreparedReference]:
     """References and plain images as one list, references first, in the size the profile wants."""
     given = (*(references or ()), *from_images(images or {}))
-    return [prepare_as(reference, profile, number, token) for number, reference in enumerate(given, 1)]
+    return [prepare_as(reference, profile, number, token, side) for number, reference in enumerate(given, 1)]
 
 
 def read_prompt(prompt: str, tokenizer) -> tuple[list[tuple[str, float]], list[str]]:
@@ -151,7 +155,7 @@ def run(
     layers = parse_taps(taps, vlm.layers) if taps.strip() else taps_for(known, vlm.layers)
     pieces, removed = read_prompt(prompt, vlm.tokenizer)
     own_system, removed_too = remove_control_tokens(system_prompt.strip(), vlm.tokenizer)
-    pictures = gather(references, images, known, vlm.token_side)
+    pictures = gather(references, images, known, token=vlm.token_side, side=vlm.picture_side)
     system = own_system or known.system_for(plain_text(pieces), bool(pictures))
     chosen = known.encode_selection if selection == AS_PROFILE else selection
     everything, selected = encode_selected(vlm, known, system, pieces, pictures, layers, chosen, precision)

@@ -263,7 +263,7 @@ def run(
             f"The prefill contains the control token '{leaked[0]}', which would end or break the answer. "
             f"Give only the first words of the answer."
         )
-    pictures = gather(references, images, known, vlm.token_side)
+    pictures = gather(references, images, known, token=vlm.token_side, side=vlm.picture_side)
     request = Request(system, instruction, pictures, known.writing_chat)
     has_text = bool(plain_text(edited).strip())
     if not request.prompt.strip() and not request.pictures and not has_text:

@@ -109,6 +109,7 @@ class MiniatureTEModel(sd1_clip.SD1ClipModel):
     """The module behind the CLIP.  ``unifusion_profile`` tells the pack's nodes which profile it belongs to."""
 
     unifusion_profile = "miniature"
+    unifusion_side = SIDE
 
     def __init__(self, device="cpu", dtype=None, model_options={}, config=None, tokens=None):
         super().__init__(

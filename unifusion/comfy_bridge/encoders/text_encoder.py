@@ -150,6 +150,11 @@ class VLM:
         return hasattr(self.transformer, "visual") and hasattr(self.transformer, "preprocess_embed")
 
     @property
+    def picture_side(self) -> int:
+        """Pixels of both sides of every view, where the encoder has learned one size alone; 0 = any."""
+        return getattr(self.clip.cond_stage_model, "unifusion_side", 0)
+
+    @property
     def token_side(self) -> int:
         """Pixels along one side of a token of a picture."""
         return 2 * getattr(getattr(self.transformer, "visual", None), "patch_size", TOKEN // 2)
