@@ -317,6 +317,8 @@ class TestCarrier:
             drawn = draw(model, heavy[1])
         torch.testing.assert_close(drawn, expected, rtol=1e-4, atol=1e-4)
         assert len([r for r in caplog.records if "swallowing" in r.getMessage()]) == 1
+        draw(model, heavy[1])  # the same MODEL again, as ComfyUI's cache hands it on
+        assert len([r for r in caplog.records if "swallowing" in r.getMessage()]) == 2
         neutral = pool(bridge, krea2_model, hidden_states(library))[1]
         assert (draw(model, neutral) - expected).abs().max() > 1e-3
 
@@ -406,6 +408,17 @@ class TestNegativeWeights:
             )
             draw(model, positive, negative, cfg=3.0, steps=1)
         torch.testing.assert_close(seen[0], seen[1], rtol=1e-5, atol=1e-5)
+
+    def test_inspect_sees_it_as_the_pool_does(self, bridge, krea2_model, library):
+        hidden = weighted(library, hidden_states(library), {FIRST: -1.0})
+        pages, *_ = bridge("actions.look_inside").run(hidden, krea2_model)
+        assert torch.isfinite(pages).all()
+        fusion = bridge("drawers.fusion_model")
+        model = fusion.FusionModel(krea2_model)
+        from unifusion_pack.unifusion.attribution import look
+
+        seen = model.through_pooling(hidden.states, fusion.refiner_bias(hidden), look)
+        assert torch.equal(seen.pooled, model.pool(hidden, [1.0] * 12, True))
 
     def test_everything_negative_is_refused(self, bridge, krea2_model, library):
         hidden = hidden_states(library)._replace(weights=torch.full((18,), -1.0))

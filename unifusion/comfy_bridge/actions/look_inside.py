@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import comfy.model_management
 import torch
 
 from ...attribution import Word, find_words, look, parse_silence, relative_change, table, word_attention, words_of
@@ -12,7 +11,7 @@ from ...hidden_states import HiddenStates, drop_taps
 from ...quoting import quoted
 from ...references import Reference, from_images
 from ..drawers.door import drawer_for
-from ..drawers.fusion_model import FusionModel
+from ..drawers.fusion_model import FusionModel, refiner_bias
 from ..drawers.pooled_context import has_pooling
 
 ALL = "all pages"
@@ -41,17 +40,17 @@ def run(
     fusion.check(hidden, "inspected")
     silenced = parse_silence(silence, hidden.taps)
     kept = drop_taps(hidden, silenced) if silenced else hidden
-    pooling, dtype, device = fusion.network.txtfusion, model.model.get_dtype_inference(), model.load_device
-    need = hidden.states.numel() * dtype.itemsize * 16 + 16 * hidden.tokens**2 * 4
-    comfy.model_management.load_models_gpu([model], memory_required=need)
-    bias = hidden.weights.log().to(device=device, dtype=dtype)[None] if (hidden.weights != 1).any() else None
-    with comfy.model_management.cuda_device_context(device):
-        seen = look(pooling, kept.states.to(device=device, dtype=dtype), bias)
-        change = None
-        if silenced:
-            before = look(pooling, hidden.states.to(device=device, dtype=dtype), bias)
-            change = relative_change(before.pooled, seen.pooled)
-        values, title = _heat(pooling, hidden, seen, heat_map, bias)
+    bias = refiner_bias(hidden)
+
+    def read(pooling, states, bias):
+        seen = look(pooling, states, bias)
+        return seen, *_heat(pooling, hidden, seen, heat_map, bias)
+
+    seen, values, title = fusion.through_pooling(kept.states, bias, read)
+    change = None
+    if silenced:
+        before = fusion.through_pooling(hidden.states, bias, look)
+        change = relative_change(before.pooled, seen.pooled)
     wanted = find_words(hidden, words) or _distinct(words_of(hidden))
     pages = {
         "layers": lambda: attribution_pages.layers_page(hidden, seen),

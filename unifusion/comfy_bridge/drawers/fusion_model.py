@@ -15,6 +15,11 @@ from .token_bias import check_takes_weights
 _WORK = 12
 
 
+def refiner_bias(hidden: HiddenStates) -> torch.Tensor | None:
+    """``(1, tokens)`` float32, log(w) on each token's key in the refiner, -inf at and below 0; None if all weights are 1."""
+    return hidden.weights.clamp_min(0).log()[None] if (hidden.weights != 1).any() else None
+
+
 class FusionModel:
     """The parts of a MODEL that pooling needs.
 
@@ -66,7 +71,6 @@ class FusionModel:
         Raises:
             ValueError: if every weight is negative: nothing is left to subtract from.
         """
-        bias = None
         if (hidden.weights != 1).any():
             check_takes_weights(self.network)
             if not (hidden.weights > 0).any():
@@ -74,8 +78,7 @@ class FusionModel:
                     "Every token has a negative weight, so there is nothing to subtract from. Leave some words or a "
                     "reference at a weight above 0."
                 )
-            bias = hidden.weights.clamp_min(0).log()[None]
-        return self._fuse(apply_gains(hidden.states, gains, keep_rms), bias)
+        return self._fuse(apply_gains(hidden.states, gains, keep_rms), refiner_bias(hidden))
 
     def pool_pair(
         self, negative: HiddenStates, positive: HiddenStates, gains: list[float], keep_rms: bool

@@ -13,7 +13,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from . import token_features
-from .pooling_weights import ABOUT, check_same_weights
+from .pooling_weights import check_same_weights
 from .regions import RegionBias
 from .token_bias import Watch, check_takes_weights, with_token_weights
 
@@ -45,7 +45,9 @@ def accepting_pooled(model):
         return model
     clone = model.clone()
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER, check_run)
-    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER, WeighedContext())
+    weighed = WeighedContext()
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER, weighed.watch.new_run)
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER, weighed)
     clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, WRAPPER, pooled_context)
     return clone
 
@@ -160,6 +162,3 @@ def pooled_context(executor, x, timesteps, context, *args, **kwargs):
         return executor(x, timesteps, context, *args, **kwargs)
     finally:
         del network._unpack_context, network.txtfusion.forward
-
-
-__all__ = ["ABOUT", "WRAPPER", "accepting_pooled", "check_finite", "has_pooling"]

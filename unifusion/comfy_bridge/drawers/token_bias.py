@@ -154,6 +154,11 @@ class Watch:
     def __init__(self):
         self.said: set[str] = set()
 
+    def new_run(self, executor, *args, **kwargs):
+        """OUTER_SAMPLE wrapper: the next run may say again what the last one did."""
+        self.said.clear()
+        return executor(*args, **kwargs)
+
     def look(self, carrier: TokenWeights, layers: int, network: torch.nn.Module) -> None:
         if carrier.applied < layers:
             self.say(

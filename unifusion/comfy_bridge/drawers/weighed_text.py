@@ -89,5 +89,7 @@ def accepting_weights(model, row: Profile, features: int):
     if not row.weights or not features or model.get_wrappers(WrappersMP.APPLY_MODEL, WRAPPER):
         return model
     clone = model.clone()
-    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER, WeighedText(row, features))
+    weighed = WeighedText(row, features)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER, weighed.watch.new_run)
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER, weighed)
     return clone
