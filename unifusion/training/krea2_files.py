@@ -1,0 +1,109 @@
+"""Files in Krea 2's layout: their sizes, their weights for training, and what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ..dit import DiTConfig, SingleStreamDiT
+from ..quoting import printable, quoted
+
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
+SCALES = (".scale_weight", ".weight_scale")
+KNOWN_BY = "txtfusion.projector.weight"
+
+
+class Krea2File:
+    """A safetensors file in Krea 2's layout.
+
+    Raises:
+        ValueError: if it is not one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise ValueError(f"There is no drawing model {quoted(path, 120)}; correct model.start.")
+        try:
+            with safe_open(path, "pt") as file:
+                names = list(file.keys())
+                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+                self.metadata = dict(file.metadata() or {})
+        except Exception as error:  # safetensors raises its own kinds
+            raise ValueError(
+                f"The drawing model {quoted(path.name)} cannot be read: {printable(error)[:120].rstrip('.')}."
+            ) from None
+        self.prefix = next((p for p in PREFIXES if p + KNOWN_BY in shapes), None)
+        if self.prefix is None:
+            raise ValueError(
+                f"{quoted(path.name)} is no diffusion transformer in Krea 2's layout ({KNOWN_BY} is what it is known by); "
+                "name one in model.start."
+            )
+        cut = len(self.prefix)
+        self.shapes = {name[cut:]: shape for name, shape in shapes.items() if name.startswith(self.prefix)}
+
+    def config(self) -> DiTConfig:
+        """Sizes as ComfyUI reads them from the tensors.
+
+        Raises:
+            ValueError: if a tensor that tells a size is missing.
+        """
+        try:
+            features, token = self.shapes["first.weight"]
+            blocks = {name.split(".")[1] for name in self.shapes if name.startswith("blocks.")}
+            return DiTConfig(
+                features=features,
+                heads=features // 128,
+                kvheads=self.shapes["blocks.0.attn.wk.weight"][0] // 128,
+                layers=len(blocks),
+                txtdim=self.shapes["txtfusion.layerwise_blocks.0.attn.wq.weight"][1],
+                txtlayers=self.shapes[KNOWN_BY][-1],
+                channels=token // 4,
+            )
+        except (KeyError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"{quoted(self.path.name)} lacks tensors of Krea 2's layout ({printable(error)[:80]}); take the whole file."
+            ) from None
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Weights one by one, float32; scaled fp8 files are unpacked."""
+        with safe_open(self.path, "pt") as file:
+            for name in self.shapes:
+                if name.endswith((*SCALES, ".scale_input", ".input_scale", "scaled_fp8", ".comfy_quant")):
+                    continue
+                value = file.get_tensor(self.prefix + name).float()
+                stem = name.removesuffix(".weight")
+                for scale in SCALES:
+                    if stem + scale in self.shapes:
+                        factor = file.get_tensor(self.prefix + stem + scale).float()
+                        value = value * (factor.view(-1, *[1] * (value.ndim - 1)) if factor.numel() > 1 else factor)
+                yield name, value
+
+    @torch.no_grad()
+    def load_into(self, dit: SingleStreamDiT) -> SingleStreamDiT:
+        """Put the weights into a model of :meth:`config`.
+
+        Raises:
+            ValueError: naming a tensor that is missing, unknown or of another shape.
+        """
+        own = dict(dit.named_parameters())
+        seen = set()
+        for name, value in self.tensors():
+            target = own.get(name)
+            if target is None or target.numel() != value.numel():
+                raise ValueError(
+                    f"{quoted(self.path.name)} holds {quoted(name)} with the shape {tuple(value.shape)}, which "
+                    + ("the layout does not know." if target is None else f"should be {tuple(target.shape)}.")
+                )
+            target.copy_(value.view(target.shape))
+            seen.add(name)
+        if missing := own.keys() - seen:
+            raise ValueError(
+                f"{quoted(self.path.name)} lacks {len(missing)} tensors, such as {quoted(sorted(missing)[0])}; take the "
+                "whole file."
+            )
+        return dit
