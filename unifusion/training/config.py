@@ -65,7 +65,7 @@ class Model(Section):
     layers: int = key(6, "blocks", "blocks", ge=1)
     kvheads: int = key(1, "heads of keys and values; must divide features / 128", "heads", ge=1)
     base: Literal["fp32", "bf16", "fp8", "int8"] = key(
-        "fp32", 'how weights that are not trained are kept; fp8 and int8 need `train.what = "lora"`'
+        "fp32", "how weights that are not trained are kept; fp8 and int8 are for the blocks"
     )
 
 
@@ -243,10 +243,15 @@ def _check_whole(config: Config) -> None:
             f'{name}: train.what is "{train.what}" and model.start is empty; name the model to go on from, or train '
             '"everything".'
         )
-    if model.base in ("fp8", "int8") and train.what != "lora":
+    if model.base != "fp32" and train.what == "everything":
         raise ConfigError(
-            f'{name}: model.base is "{model.base}", which keeps weights frozen, and train.what is "{train.what}"; take '
-            '"lora", or the base "fp32" or "bf16".'
+            f'{name}: model.base is "{model.base}", which is how frozen weights are kept, and train.what is "everything"; '
+            'take "lora" or "pooling", or the base "fp32".'
+        )
+    if train.shard and train.what != "everything":
+        raise ConfigError(
+            f'{name}: train.shard spreads weights that are trained, and train.what is "{train.what}"; leave it out, or '
+            'train "everything".'
         )
     if train.blocks_on_cpu and train.what == "everything":
         raise ConfigError(

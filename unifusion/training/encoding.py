@@ -180,8 +180,5 @@ def encode_all(
             work.cache.write(STATES, key, hidden.states[0].bfloat16(), {"prompt": printable(hidden.prompt)[:500]})
             done.states += 1
             progress()
-        del encoder
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
     done.seconds_states = time.monotonic() - began
     return done, notes, broken

@@ -171,6 +171,10 @@ class ExampleMaker:
             raise ValueError(f"No example is left to train on. {' '.join(notes.lines())}".strip())
         return examples, notes
 
+    def clean_text(self, text: str) -> str:
+        """A text without control tokens."""
+        return remove_control_tokens(text, self.tokenizer)[0].strip()
+
     def _clean(self, text: str, name: str, notes: Notes) -> str:
         clean, removed = remove_control_tokens(text, self.tokenizer)
         if removed:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -54,6 +55,9 @@ class FrozenEncoder(Protocol):
 
     def states(self, tokens: Tokens, views: Sequence[Sequence[Tensor]], taps: Sequence[int]) -> HiddenStates:
         """Hidden states of every token of one chat; ``views`` of each picture, each (1, H, W, 3) in 0..1."""
+
+    def release(self) -> None:
+        """Let go of the weights' memory; they are read again when they are needed."""
 
 
 class _DeepestTapReached(Exception):
@@ -122,11 +126,17 @@ class Qwen3VLFolder:
                 f"The folder {quoted(folder.name)} holds a model of the kind {quoted(values.get('model_type'))}; the "
                 "trainer reads qwen3_vl folders. Choose Qwen3-VL or the bundled miniature."
             )
-        self.folder, self.device = folder, torch.device(device)
+        self.folder, self.device, self.precision = folder, torch.device(device), precision
         own_taps = values.pop("taps", None)
-        self.model = _load_qwen3vl(folder, values).to(self.device, PRECISIONS[precision]).eval().requires_grad_(False)
-        self.decoder = self.model.model.language_model
-        self.layers, self.width = len(self.decoder.layers), self.decoder.config.hidden_size
+        self._values = values
+        try:
+            text = values["text_config"]
+            self.layers, self.width = int(text["num_hidden_layers"]), int(text["hidden_size"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"config.json in {quoted(folder.name)} does not say the sizes of the language model ({printable(error)}); "
+                "copy the folder again."
+            ) from None
         self.token = TOKEN
         self.side = SIDE if own_taps else 0
         if own_taps:
@@ -143,6 +153,18 @@ class Qwen3VLFolder:
         self.name = f"{kind} ({self.layers} layers, width {self.width})"
         self.identity = folder_identity(folder, precision)
         self.image_pad = self.tokenizer.convert_tokens_to_ids(IMAGE_PAD)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The weights, read when they are first needed: a second start needs none."""
+        loaded = _load_qwen3vl(self.folder, self._values)
+        return loaded.to(self.device, PRECISIONS[self.precision]).eval().requires_grad_(False)
+
+    def release(self) -> None:
+        """See :class:`FrozenEncoder`."""
+        self.__dict__.pop("model", None)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @torch.no_grad()
     def states(self, tokens: Tokens, views: Sequence[Sequence[Tensor]], taps: Sequence[int]) -> HiddenStates:
@@ -162,7 +184,7 @@ class Qwen3VLFolder:
                 "image_grid_thw": torch.tensor([grid for _, grid in prepared], device=self.device),
                 "mm_token_type_ids": (ids == self.image_pad).int(),
             }
-        with tapped(self.decoder.layers, taps) as caught:
+        with tapped(self.model.model.language_model.layers, taps) as caught:
             self.model(**inputs, use_cache=False)
         sizes = iter([(rows // 2, columns // 2) for _, (_, rows, columns) in prepared])
         return make_hidden_states(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..dit import DiTConfig, SingleStreamDiT
+from ..dit import DiTConfig
 from ..quoting import printable, quoted
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 SCALES = (".scale_weight", ".weight_scale")
+NOTES = (".scale_input", ".input_scale", "scaled_fp8", ".comfy_quant")
 KNOWN_BY = "txtfusion.projector.weight"
 
 
@@ -69,41 +69,36 @@ class Krea2File:
                 f"{quoted(self.path.name)} lacks tensors of Krea 2's layout ({printable(error)[:80]}); take the whole file."
             ) from None
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Weights one by one, float32; scaled fp8 files are unpacked."""
-        with safe_open(self.path, "pt") as file:
-            for name in self.shapes:
-                if name.endswith((*SCALES, ".scale_input", ".input_scale", "scaled_fp8", ".comfy_quant")):
-                    continue
-                value = file.get_tensor(self.prefix + name).float()
-                stem = name.removesuffix(".weight")
-                for scale in SCALES:
-                    if stem + scale in self.shapes:
-                        factor = file.get_tensor(self.prefix + stem + scale).float()
-                        value = value * (factor.view(-1, *[1] * (value.ndim - 1)) if factor.numel() > 1 else factor)
-                yield name, value
+    def names(self) -> list[str]:
+        """Weights, without the notes of quantised files."""
+        return [name for name in self.shapes if not name.endswith((*SCALES, *NOTES))]
 
-    @torch.no_grad()
-    def load_into(self, dit: SingleStreamDiT) -> SingleStreamDiT:
-        """Put the weights into a model of :meth:`config`.
+    def read(self, name: str) -> Tensor:
+        """One weight, float32; scaled 8-bit weights are unpacked."""
+        with safe_open(self.path, "pt") as file:
+            value = file.get_tensor(self.prefix + name).float()
+            stem = name.removesuffix(".weight")
+            for scale in SCALES:
+                if stem + scale in self.shapes:
+                    factor = file.get_tensor(self.prefix + stem + scale).float()
+                    value = value * (factor.view(-1, *[1] * (value.ndim - 1)) if factor.numel() > 1 else factor)
+        return value
+
+    def check(self, own: dict[str, nn.Parameter]) -> None:
+        """Compare with the weights of a model.
 
         Raises:
             ValueError: naming a tensor that is missing, unknown or of another shape.
         """
-        own = dict(dit.named_parameters())
-        seen = set()
-        for name, value in self.tensors():
-            target = own.get(name)
-            if target is None or target.numel() != value.numel():
+        for name in self.names():
+            shape, target = self.shapes[name], own.get(name)
+            if target is None or math.prod(shape) != target.numel():
                 raise ValueError(
-                    f"{quoted(self.path.name)} holds {quoted(name)} with the shape {tuple(value.shape)}, which "
+                    f"{quoted(self.path.name)} holds {quoted(name)} with the shape {shape}, which "
                     + ("the layout does not know." if target is None else f"should be {tuple(target.shape)}.")
                 )
-            target.copy_(value.view(target.shape))
-            seen.add(name)
-        if missing := own.keys() - seen:
+        if missing := own.keys() - set(self.names()):
             raise ValueError(
                 f"{quoted(self.path.name)} lacks {len(missing)} tensors, such as {quoted(sorted(missing)[0])}; take the "
                 "whole file."
             )
-        return dit

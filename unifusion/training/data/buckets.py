@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...references import resize
 
-LEAST = 4  # multiples of the step on the shorter side, where the area allows
+LONGEST = 4  # times the shorter side
 
 
 @lru_cache(maxsize=4096)
@@ -22,10 +22,10 @@ def bucket(height: int, width: int, pixels: int, step: int) -> tuple[int, int]:
     """
     wanted, most = log(width / height), max(1, pixels // step**2)
     best, least = (1, 1), float("inf")
-    for rows in range(min(LEAST, max(1, int(most**0.5))), most + 1):
+    for rows in range(1, most + 1):
         exact = rows * width / height
         for columns in {max(1, min(int(exact), most // rows)), max(1, min(int(exact) + 1, most // rows))}:
-            if min(rows, columns) >= min(LEAST, int(most**0.5)) and rows * columns <= most:
+            if max(rows, columns) <= LONGEST * min(rows, columns) and rows * columns <= most:
                 cost = abs(log(columns / rows) - wanted) + 0.3 * log(most / (rows * columns))
                 if cost < least - 1e-9:
                     best, least = (rows, columns), cost

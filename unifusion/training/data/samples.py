@@ -135,7 +135,9 @@ class Notes:
         self.found: dict[str, list[str]] = {}
 
     def add(self, reason: str, name: str) -> None:
-        self.found.setdefault(reason, []).append(name)
+        names = self.found.setdefault(reason, [])
+        if name not in names[-2:]:  # a picture may be met as finished one and as reference
+            names.append(name)
 
     def extend(self, other: Notes) -> None:
         for reason, names in other.found.items():
