@@ -21,7 +21,7 @@ from unifusion.training.data.json_lines import read_lines
 from unifusion.training.data.large_sets import read_shards
 from unifusion.training.data.musubi import read_musubi
 from unifusion.training.data.read_sources import read_sources
-from unifusion.training.data.samples import BrokenPicture, Notes, Picture
+from unifusion.training.data.sample import BrokenPicture, Notes, Picture
 
 
 def test_captions_beside_pictures(tmp_path):

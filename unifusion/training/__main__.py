@@ -72,7 +72,7 @@ def run_command(given: argparse.Namespace, arguments: list[str]) -> None:
 
         print_plan(config)
     else:
-        from .encoding import load_encoder
+        from .encode_once import load_encoder
         from .examples import Contract
         from .exporting import export_checkpoint
 

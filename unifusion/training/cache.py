@@ -97,7 +97,7 @@ class Digests:
         self.new = False
 
     def of(self, picture) -> str:
-        """Hash of a :class:`~.data.samples.Picture`."""
+        """Hash of a :class:`~.data.sample.Picture`."""
         found = self.known.get(picture.stamp) if picture.stamp else None
         if found is None:
             found = picture.digest()

@@ -14,7 +14,7 @@ from ..system_prompts import SYSTEM_PROMPTS
 from .cache import LATENTS, STATES, Digests, key_of
 from .config import AUTO, VLM, Config
 from .data.buckets import bucket, lost
-from .data.samples import BrokenPicture, Notes, Picture, Sample
+from .data.sample import BrokenPicture, Notes, Picture, Sample
 from .frozen_encoder import FrozenEncoder, condition, layers_read, prepare
 
 TEXT, EDIT, RECONSTRUCT, EMPTY, EMPTY_PICTURES = "text", "edit", "reconstruct", "empty", "empty with pictures"
@@ -110,7 +110,7 @@ class Example:
     """A finished picture with all that may condition it.
 
     Attributes:
-        name: for messages; source, repeats: see :class:`~.data.samples.Sample`.
+        name: for messages; source, repeats: see :class:`~.data.sample.Sample`.
         target: the picture, drawn at ``size`` (height, width).
         latent: key in the cache.
         conditions: by task.

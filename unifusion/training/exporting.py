@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import checkpoint
 from .config import Config
-from .encoding import vae_file, vlm_folder
+from .encode_once import vae_file, vlm_folder
 from .examples import Contract
 from .lora import difference_file, lora_file
 from .models import base_weights

@@ -14,7 +14,7 @@ from .cache import STATES, Cache
 from .cached_source import collate
 from .config import Config
 from .data.buckets import bucket, cover
-from .data.samples import Picture
+from .data.sample import Picture
 from .euler import sample
 from .examples import Condition, ExampleMaker
 from .trainer import generator_for

@@ -18,8 +18,8 @@ from .cached_source import CachedSource
 from .config import Config
 from .data.buckets import describe
 from .data.read_sources import read_sources
-from .data.samples import Notes
-from .encoding import Encoded, Work, encode_all, load_encoder, load_vae, vae_file, vae_identity
+from .data.sample import Notes
+from .encode_once import Encoded, Work, encode_all, load_encoder, load_vae, vae_file, vae_identity
 from .examples import Condition, Contract, Example, ExampleMaker, split, without_long
 from .exporting import Export
 from .folder_lock import FolderLock
@@ -28,7 +28,7 @@ from .held_out import HeldOutLoss
 from .models import build, place
 from .objective import FlowMatching
 from .previews import Previews
-from .report import write_report
+from .run_report import write_report
 from .trainer import Trainer, TrainingSettings
 
 LONGEST_WAIT = timedelta(hours=48)  # for a process that still encodes

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ...quoting import quoted
-from .samples import Notes, Picture, Sample, pictures_in, words_of
+from .sample import Notes, Picture, Sample, pictures_in, words_of
 
 _CONTROL = re.compile(r"control[_-]?(\d*)")
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from ...quoting import quoted
-from .samples import Notes, Picture, Sample
+from .sample import Notes, Picture, Sample
 
 TARGET = ("target", "image", "image_path", "file_name", "target_path")
 REFERENCES = ("references", "reference", "control", "control_path", "control_image", "source", "source_path")

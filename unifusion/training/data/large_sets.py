@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...quoting import printable, quoted
 from ..config import DataSource
-from .samples import ENDINGS, Notes, Picture, Sample
+from .sample import ENDINGS, Notes, Picture, Sample
 
 
 def read_hugging_face(source: DataSource, folder: Path, notes: Notes) -> list[Sample]:

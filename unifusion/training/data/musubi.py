@@ -9,7 +9,7 @@ from ...quoting import printable, quoted
 from ..config import tomllib
 from .folders import pair_up, read_captions
 from .json_lines import read_lines
-from .samples import Notes, Sample
+from .sample import Notes, Sample
 
 READ = {"image_directory", "image_jsonl_file", "control_directory", "caption_extension", "num_repeats"}
 INSTEAD = {

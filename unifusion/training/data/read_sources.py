@@ -10,7 +10,7 @@ from .folders import read_captions, read_pairs
 from .json_lines import read_lines
 from .large_sets import read_hugging_face, read_shards
 from .musubi import read_musubi
-from .samples import Notes, Sample
+from .sample import Notes, Sample
 
 
 def read_sources(config: Config) -> tuple[list[Sample], Notes]:

@@ -17,7 +17,7 @@ from ..still_vae import StillVAE, from_wan
 from .cache import LATENTS, STATES, Cache
 from .config import BUNDLED, Config
 from .data.buckets import cover
-from .data.samples import BrokenPicture, Notes
+from .data.sample import BrokenPicture, Notes
 from .examples import Condition, Contract, Example
 from .frozen_encoder import FrozenEncoder, Qwen3VLFolder, file_identity
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from .config import Config
 from .curves import read_log
-from .data.samples import Notes
-from .encoding import Encoded
+from .data.sample import Notes
+from .encode_once import Encoded
 from .examples import Contract
 from .trainer import HELD_OUT, Trainer
 
