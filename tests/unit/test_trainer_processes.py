@@ -1,7 +1,6 @@
 """Several processes: spread weights train as one process does, a killed group leaves no child and goes on."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +38,7 @@ def wait_for(condition, seconds=200.0) -> bool:
     return condition()
 
 
-def test_spread_weights_train_are_killed_go_on_and_are_exported(tmp_path):
+def test_spread_weights_train_are_killed_go_on_and_are_exported(tmp_path, capsys):
     captions(tmp_path / "cap", 6)
     more = dict(
         data="heldout = 1",
@@ -47,6 +46,7 @@ def test_spread_weights_train_are_killed_go_on_and_are_exported(tmp_path):
         watch="keep_every = 1\nlook_every = 2",
     )
     path = small(tmp_path, 'path = "cap"', 4, schedule='optimizer = "muon"', **more)
+    text = path.read_text()
     group = start("run", path, "--processes", "2")
     checkpoints = tmp_path / "run" / "checkpoints"
     assert wait_for(lambda: (checkpoints / "step_1").exists()), group.communicate(timeout=5)
@@ -76,18 +76,12 @@ def test_spread_weights_train_are_killed_go_on_and_are_exported(tmp_path):
     assert spread.keys() == alone.keys() and all(value.shape == alone[name].shape for name, value in spread.items())
 
     # the same folder on one process: adapted and said
-    shutil.copytree(tmp_path / "run", tmp_path / "one process")
-    other = path.with_name("other.toml")
-    other.write_text(path.read_text().replace('out = "run"', 'out = "one process"').replace("steps = 4", "steps = 5"))
-    done = subprocess.run(
-        [sys.executable, "-m", "unifusion.training", "run", str(other)],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "resuming with processes 1, was 2" in done.stdout and "resuming with steps 5, was 4" in done.stdout
+    other = tmp_path / "other.toml"
+    other.write_text(text.replace("steps = 4", "steps = 5"))
+    capsys.readouterr()
+    assert main(["run", str(other)]) == 0
+    said = capsys.readouterr().out
+    assert "resuming with processes 1, was 2" in said and "resuming with steps 5, was 4" in said
 
 
 def test_a_launcher_that_starts_fewer_than_asked_for_is_found_out(monkeypatch):
