@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .quoting import quoted
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last axis, multiplied by ``1 + scale``; float32 inside."""
@@ -224,5 +226,5 @@ def build_pooling(
     elif kind.startswith("tap:") and kind[4:].isdigit() and int(kind[4:]) < taps:
         weights = [float(i == int(kind[4:])) for i in range(taps)]
     else:
-        raise ValueError(f"pooling {kind!r}: expected lap, last, average or tap:i with i below {taps}")
+        raise ValueError(f"There is no pooling {quoted(kind)}; use lap, last, average or tap:i with i below {taps}.")
     return FixedPooling(weights, width, heads, multiplier, refiner)
