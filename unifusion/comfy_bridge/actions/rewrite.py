@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from ...chat_templates import QWEN, Template
+from ...conditions import label_texts
 from ...hidden_states import GENERATED, IMAGE, HiddenStates, make_hidden_states, take
 from ...limits import check_tokens
 from ...messages import Segment, chat, remove_control_tokens
@@ -27,7 +28,6 @@ from .encode import (
     empty_prompt,
     encode_selected,
     gather,
-    label_texts,
     read_prompt,
     with_spans,
 )
