@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 
@@ -32,6 +33,11 @@ class Template:
         before = self.system.replace("{}", system) if self.system else ""
         user = (self.user_before_pictures or self.user) if pictures else self.user
         return [(before, True), (user, self.strip_user)] if before else [(user, self.strip_user)]
+
+    def control_tokens(self) -> list[str]:
+        """What looks like a control token in its strings, without those around pictures and thoughts."""
+        text = f"{self.system}{self.user}{self.close}{self.opener}"
+        return [token for token in re.findall(r"<[^<>\s]+>|\[/?[A-Z_]+\]", text) if "think" not in token]
 
 
 QWEN = Template(

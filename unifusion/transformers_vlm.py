@@ -34,6 +34,7 @@ from .vlm_folders import KINDS, Kind, check_shapes, kind_of, read_json, shapes_i
 
 ENDED, AT_LIMIT = "ended by itself", "stopped at the limit"
 _FEW_TAPS = 4
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 
 
 def default_taps(layers: int) -> tuple[int, ...]:
@@ -304,9 +305,13 @@ class TransformersVLM:
         name: of the folder.
         words: its tokenizer.
         taps: layers that are tapped unless others are named.
+        taps_named: whether the folder's config.json names them.
         template: how a chat is written down.
         stops: ids that end a written text.
+        casts: whether its layers cast their weights as they are used, as ComfyUI's do.
     """
+
+    casts = False
 
     def __init__(
         self,
@@ -321,7 +326,7 @@ class TransformersVLM:
         std: tuple[float, ...] | None = None,
     ):
         self.model, self.kind, self.words, self.name = model, kind, words, name
-        self.taps = taps or default_taps(self.layers)
+        self.taps, self.taps_named = taps or default_taps(self.layers), bool(taps)
         self.template = template_for(kind, words)
         closing = [self._own_id(token) for token in ("<|im_end|>", "<end_of_utterance>", "<|eot_id|>")]
         self.stops = {number for number in (*stops, *closing) if number is not None}
@@ -497,11 +502,14 @@ class TransformersVLM:
         return tokenize(segments, self.words, self.template.opener)
 
     @torch.no_grad()
-    def features(self, view: Tensor) -> tuple[Tensor, tuple[int, int], list[Tensor]]:
+    def features(
+        self, view: Tensor, device: torch.device | None = None
+    ) -> tuple[Tensor, tuple[int, int], list[Tensor]]:
         """What the vision tower makes of one view.
 
         Args:
             view: ``(1, height, width, 3)`` in 0..1.
+            device: where it computes; None = where its weights are.
 
         Returns:
             ``(tokens, width)``, (rows, columns) of them, and features for DeepStack, each ``(tokens, width)``.
@@ -526,16 +534,18 @@ class TransformersVLM:
         if (height, width) != (rows * side, columns * side):
             pixels = F.interpolate(pixels, (rows * side, columns * side), mode="bicubic", antialias=True).clamp(0, 1)
         mean, std = (torch.tensor(numbers, device=view.device).view(1, 3, 1, 1) for numbers in (self.mean, self.std))
-        pixels = ((pixels - mean) / std).to(self.device)
+        device = device or self.device
+        pixels = ((pixels - mean) / std).to(device)
         if not self.in_a_plane:
             if hasattr(self.model.config, "scale_factor"):
                 pixels = pixels[:, None]  # SmolVLM: pictures of one text stand on an axis of their own
-            found = self.model.model.get_image_features(pixels, return_dict=True).pooler_output
+            with self._exact(pixels):
+                found = self.model.model.get_image_features(pixels, return_dict=True).pooler_output
             return found[0].flatten(0, -2), (rows, columns), []
         grid = torch.tensor([[1, rows * self._vision.spatial_merge_size, columns * self._vision.spatial_merge_size]])
-        found = self.model.model.get_image_features(
-            _patches(pixels, self._vision), grid.to(self.device), return_dict=True
-        )
+        pixels = _patches(pixels, self._vision)
+        with self._exact(pixels):
+            found = self.model.model.get_image_features(pixels, grid.to(device), return_dict=True)
         deepstack = [level[0] for level in getattr(found, "deepstack_features", None) or ()]
         return found.pooler_output[0], (rows, columns), deepstack
 
@@ -640,6 +650,24 @@ class TransformersVLM:
         with tapped(self.decoder, taps, stop=True) as caught:
             self.forward(embedded)
         return Encoded(torch.stack([caught[tap] for tap in taps], dim=2).float(), taps, embedded)
+
+    @contextmanager
+    def _exact(self, pixels: Tensor) -> Iterator[None]:
+        """The first layer of the vision tower gets the pixels as they are, not rounded to the dtype its weights lie in.
+
+        transformers rounds them in front of it; where weights are cast as they are used (ComfyUI), that is not wanted.
+        """
+        if pixels.dtype == self.dtype or not self.casts:
+            yield
+            return
+        first = next(
+            part for part in self.model.get_submodule(self.kind.vision).modules() if isinstance(part, _CONVOLUTIONS)
+        )
+        hook = first.register_forward_pre_hook(lambda _module, args: (pixels.reshape(args[0].shape),))
+        try:
+            yield
+        finally:
+            hook.remove()
 
     # writing
 

@@ -110,7 +110,8 @@ def tiny_config(kind: str, tokenizer, layers: int = 6):
     rows = tokenizer.get_vocab_size() + 3  # real models have rows without a token, too
     number = tokenizer.token_to_id
     if kind in ("llama", "llama3", "sentencepieces"):
-        return t.LlamaForCausalLM, t.LlamaConfig(**_text(rows, layers), tie_word_embeddings=kind == "llama")
+        ends = {"eos_token_id": 2} if kind == "sentencepieces" else {}
+        return t.LlamaForCausalLM, t.LlamaConfig(**_text(rows, layers) | ends, tie_word_embeddings=kind == "llama")
     if kind == "qwen2":
         return t.Qwen2ForCausalLM, t.Qwen2Config(**_text(rows, layers))
     if kind == "qwen3":
