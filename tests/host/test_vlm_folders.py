@@ -176,18 +176,22 @@ def test_it_is_counted_loaded_in_parts_and_offloaded_as_any_other(
 
     # some layers stay in main memory and are cast as they are used
     size = patcher.model_size()
-    small_device(2**20 + size * 85 // 100)
-    for store in ("unifusion_features", "unifusion_negatives"):
-        vars(clip.cond_stage_model).pop(store, None)
 
     def load(self, tokens, taps, precision="fp32"):
         mm.load_models_gpu([self.clip.patcher], memory_required=2**20)
         self.clip.cond_stage_model.set_clip_options({"execution_device": self.device})
 
     monkeypatch.setattr(bridge("encoders.text_encoder").VLM, "load", load)
-    partly = encode(clip, said.instruction, images=images)[0].states
-    assert 0 < patcher.loaded_size() < size
-    assert torch.equal(partly, expected)
+    for share in (50, 60, 70, 80, 90):  # which one leaves some of both depends on the largest layer
+        mm.unload_all_models()
+        small_device(2**20 + size * share // 100)
+        for store in ("unifusion_features", "unifusion_negatives"):
+            vars(clip.cond_stage_model).pop(store, None)
+        assert torch.equal(encode(clip, said.instruction, images=images)[0].states, expected)
+        if 0 < patcher.loaded_size() < size:
+            break
+    else:
+        raise AssertionError("it was never loaded in parts")
     assert mm.current_loaded_models
     del clip, patcher
     gc.collect()
