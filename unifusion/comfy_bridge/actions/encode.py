@@ -29,7 +29,10 @@ def choose_profile(vlm: VLM, key: str) -> Profile:
     """
     if key != "auto" and key not in PROFILES:
         raise ValueError(f"There is no profile {quoted(key)}; choose one of: auto, {', '.join(PROFILES)}.")
-    return vlm.profile if key == "auto" else PROFILES[key]
+    if key == "auto":
+        return vlm.profile
+    vlm.check_profile(PROFILES[key])
+    return PROFILES[key]
 
 
 def gather(

@@ -17,7 +17,7 @@ from ...miniature import broken_caption
 from ...profiles import LAP, Profile, parse_taps, taps_for
 from ...prompt_weights import plain_text
 from ...quoting import quoted
-from ...references import TOKEN, PreparedReference, Reference
+from ...references import PreparedReference, Reference
 from ...selection import ENCODE_AGAIN, REWRITE_SELECTIONS, selection_mask
 from ...system_prompts import AS_PROFILE, CUSTOM, SYSTEM_PROMPTS, system_prompt_for
 from ...verifi import Decoding, count_words, room_to_write, what_is_broken, what_is_wrong
@@ -98,7 +98,8 @@ def write(
         ValueError: if nothing can be written within the window.
     """
     tokens = vlm.tokenize(request.segments([(prefill, 1.0)] if prefill else ()), opener=request.template.opener)
-    read = len(tokens.ids) + sum(view.shape[1] * view.shape[2] // TOKEN**2 for views in request.views for view in views)
+    side = vlm.token_side
+    read = len(tokens.ids) + sum(view.shape[1] * view.shape[2] // side**2 for views in request.views for view in views)
     check_tokens(read, vlm.decoder.config.max_position_embeddings, vlm.name)
     vlm.load(read + settings.max_length, len(taps), precision)
     embedded = vlm.embed(tokens, request.views)
