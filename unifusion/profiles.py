@@ -94,6 +94,7 @@ class Profile:
         mask: when the conditioning carries an attention mask.
         weights: :data:`EXACT`, :data:`NEAR`, or empty where nothing carries a weight.
         text_place: where the text stands in the attention of the drawing model, for those that carry weights.
+        left_padding: tokens to which the MODEL itself fills up a shorter text with zeros, on its left; 0 = it does not.
         files: names of files that were looked at, for the documentation.
         loader: type of the stock Load CLIP node.
         presets: keys of its sampler presets; the first is what ``auto`` takes.
@@ -129,6 +130,7 @@ class Profile:
     mask: str = MASK_ALWAYS
     weights: str = ""
     text_place: str = TEXT_FIRST
+    left_padding: int = 0
     files: tuple[str, ...] = ()
     loader: str = ""
     presets: tuple[str, ...] = ()
@@ -213,6 +215,7 @@ PROFILES: dict[str, Profile] = {
             writing_chat=QWEN_NO_THINKING,
             rewrite_system="FLUX.2",
             window=512,
+            left_padding=512,
             weights=NEAR,
             files=("qwen_3_4b.safetensors", "flux-2-klein-4b.safetensors", "flux2-vae.safetensors"),
             presets=("FLUX.2 klein", "FLUX.2 klein Base"),
@@ -230,6 +233,7 @@ PROFILES: dict[str, Profile] = {
             writing_chat=QWEN_NO_THINKING,
             rewrite_system="FLUX.2",
             window=512,
+            left_padding=512,
             weights=NEAR,
             files=("qwen_3_8b_fp8mixed.safetensors", "flux-2-klein-9b-fp8.safetensors", "flux2-vae.safetensors"),
             presets=("FLUX.2 klein", "FLUX.2 klein Base"),
@@ -250,6 +254,7 @@ PROFILES: dict[str, Profile] = {
             writing_chat=MISTRAL,
             rewrite_system="FLUX.2",
             window=512,
+            left_padding=512,
             cannot_write=WRITE_ELSEWHERE,
             weights=NEAR,
             files=("mistral_3_small_flux2_bf16.safetensors", "flux2_dev_fp8mixed.safetensors", "flux2-vae.safetensors"),
