@@ -21,7 +21,7 @@ from .miniature import SIDE
 from .picture_rules import PictureRule, area_of_384, longest_side_of_384, nearest_joyimage_size
 from .quoting import quoted
 from .selection import ENCODE_AGAIN
-from .system_prompts import MINIATURE_SYSTEM
+from .system_prompts import IDEOGRAM_4, MINIATURE_SYSTEM
 
 KREA2_SYSTEM = (
     "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships "
@@ -314,7 +314,7 @@ PROFILES: dict[str, Profile] = {
             taps=(1, 4, 7, 10, 13, 16, 19, 22, 25, 28, 31, 34, -1),
             combination=WIDTH_MAJOR,
             chat=QWEN_USER_ONLY,
-            rewrite_system="Ideogram 4 (JSON)",
+            rewrite_system=IDEOGRAM_4,
             rewrite_selection=ENCODE_AGAIN,  # it is conditioned on a user's turn that is a JSON caption
             weights=NEAR,
             files=("qwen3vl_8b_fp8_scaled.safetensors", "ideogram4_fp8_scaled.safetensors", "flux2-vae.safetensors"),
