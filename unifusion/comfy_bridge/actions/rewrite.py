@@ -11,6 +11,8 @@ import torch
 from ...chat_templates import QWEN, Template
 from ...conditions import label_texts
 from ...hidden_states import GENERATED, IMAGE, HiddenStates, make_hidden_states, take
+from ...json_caption import checked, values
+from ...letters import script_of
 from ...limits import check_tokens
 from ...messages import Segment, chat, remove_control_tokens
 from ...miniature import broken_caption
@@ -19,7 +21,15 @@ from ...prompt_weights import plain_text
 from ...quoting import quoted
 from ...references import PreparedReference, Reference
 from ...selection import ENCODE_AGAIN, REWRITE_SELECTIONS, selection_mask
-from ...system_prompts import AS_PROFILE, CUSTOM, SYSTEM_PROMPTS, system_prompt_for
+from ...system_prompts import (
+    AS_PROFILE,
+    CUSTOM,
+    JSON_CAPTIONS,
+    SAME_LANGUAGE,
+    SYSTEM_PROMPTS,
+    asks_for,
+    system_prompt_for,
+)
 from ...verifi import Decoding, count_words, room_to_write, what_is_broken, what_is_wrong
 from ..encoders.text_encoder import VLM, encode
 from ..encoders.writing import AT_LIMIT, ENDED, Decoded, check_can_write, decode, precision_for
@@ -146,9 +156,11 @@ def _tokens_around(vlm: VLM, profile: Profile, request: Request) -> int:
 
 
 def _broken(vlm: VLM, profile: Profile, request: Request, prefill: str, written: Written) -> str | None:
-    """What is broken in a text; the miniature's has a form of its own."""
+    """What is broken in a text; the miniature's and a JSON caption have a form of their own."""
     ended = written.decoded.ending == ENDED
     problem = what_is_broken(written.text, ended)
+    if not problem and asks_for(request.system, JSON_CAPTIONS):
+        return checked(written.text).problem
     if problem or profile.key != "miniature" or request.system != SYSTEM_PROMPTS[profile.rewrite_system] or prefill:
         return problem
     return broken_caption(written.text, ended)
@@ -185,6 +197,27 @@ def _write_whole(
         f"edited_text helps."
     )
     return first, lines
+
+
+def _in_its_form(system: str, prompt: str, text: str) -> tuple[str, list[str]]:
+    """A text in the form that its system prompt asks for, as far as that can be had, and lines for the report."""
+    lines, words = [], text
+    if asks_for(system, JSON_CAPTIONS):
+        caption = checked(text)
+        lines += caption.notes
+        if caption.problem:
+            lines.append(
+                f"Warning: the text {caption.problem}; another seed, a higher max_length or edited_text helps."
+            )
+        else:
+            text, words = caption.text, values(caption.text)
+    asked, written = script_of(prompt), script_of(words)
+    if asks_for(system, SAME_LANGUAGE) and asked and written and asked != written:
+        lines.append(
+            f"Warning: the prompt is written in {asked} letters, the text in {written} ones, though the language of the "
+            f"prompt was asked for. Another seed, or first words in prefill, often help."
+        )
+    return text, lines
 
 
 def read_given(
@@ -277,6 +310,8 @@ def run(
     if has_text:
         answer = edited
         lines.append("The edited text was used: nothing was written, one pass.")
+        if asks_for(system, JSON_CAPTIONS) and (problem := checked(plain_text(edited)).problem):
+            lines.append(f"Warning: the edited text {problem}, which {known.title} was trained with.")
     else:
         written, about = _write_whole(vlm, known, request, prefill, layers, chosen, settings, precision)
         answer, hidden = [(written.text, 1.0)], written.hidden
@@ -287,6 +322,11 @@ def run(
                 f"Warning: the model {problem}. The original prompt was used as instruction and text instead. "
                 f"First words given in prefill, another system prompt or another seed often help."
             )
+        else:
+            formed, about = _in_its_form(system, request.prompt, written.text)
+            lines += about
+            if formed != written.text:
+                answer, hidden = [(formed, 1.0)], None
     text = plain_text(answer)
     if chosen == ENCODE_AGAIN:
         asked, selecting = "", known.encode_selection
