@@ -31,6 +31,7 @@ from ...system_prompts import (
     system_prompt_for,
 )
 from ...verifi import Decoding, count_words, room_to_write, what_is_broken, what_is_wrong
+from ..encoders.kept import KeptStates, states_key
 from ..encoders.text_encoder import VLM, encode
 from ..encoders.writing import AT_LIMIT, ENDED, Decoded, check_can_write, decode, precision_for
 from .encode import (
@@ -41,7 +42,7 @@ from .encode import (
     read_prompt,
     with_spans,
 )
-from .reports import budget_lines, foreign_word_lines, picture_lines, syntax_lines, weight_lines
+from .reports import budget_lines, foreign_word_lines, kept_line, picture_lines, syntax_lines, weight_lines
 
 AGAIN_TEMPERATURE = 0.8  # of the second try at a text that broke
 Pieces = Sequence[tuple[str, float]]  # text and weight, from prompt_weights
@@ -83,7 +84,7 @@ class Written(NamedTuple):
         text: the given first words and what was written.
         hidden: hidden states of system prompt, pictures, instruction and text, or None if no layer was tapped.
         opener: first token of the assistant's turn.
-        decoded: ids, time and ending.
+        decoded: ids, ending and time; 0 seconds where the text was kept from before.
     """
 
     text: str
@@ -102,7 +103,7 @@ def write(
     settings: Decoding,
     precision: str,
 ) -> Written:
-    """Decode the rewrite and keep the states of the same pass.
+    """Decode the rewrite with the states of the same pass, or take what was kept of the same one.
 
     Raises:
         ValueError: if nothing can be written within the window.
@@ -111,19 +112,36 @@ def write(
     side = vlm.token_side
     read = len(tokens.ids) + sum(view.shape[1] * view.shape[2] // side**2 for views in request.views for view in views)
     check_tokens(read, vlm.decoder.config.max_position_embeddings, vlm.name)
-    vlm.load(read + settings.max_length, len(taps), precision)
-    embedded = vlm.embed(tokens, request.views)
+    tapped = () if selection == ENCODE_AGAIN else taps
     around = _tokens_around(vlm, profile, request) if selection == ENCODE_AGAIN else 0
-    limit = room_to_write(
-        embedded.roles,
-        selection,
-        around,
-        profile.window,
-        vlm.decoder.config.max_position_embeddings,
-        settings.max_length,
-        profile.title,
-    )
-    decoded = decode(vlm, embedded, () if selection == ENCODE_AGAIN else taps, settings, limit, precision)
+    seconds = 0.0
+
+    def limit(sizes: Sequence[int]) -> int:
+        return room_to_write(
+            vlm.lay_out(tokens, sizes).roles,
+            selection,
+            around,
+            profile.window,
+            vlm.decoder.config.max_position_embeddings,
+            settings.max_length,
+            profile.title,
+        )
+
+    def compute() -> KeptStates:
+        nonlocal seconds
+        vlm.load(read + settings.max_length, len(taps), precision)
+        embedded = vlm.embed(tokens, request.views)
+        most = limit(embedded.sizes)
+        decoded = decode(vlm, embedded, tapped, settings, most, precision)
+        seconds = decoded.seconds
+        states = None if decoded.states is None else decoded.states.cpu()
+        ended = decoded.ending == ENDED
+        return KeptStates(states, embedded.sizes, embedded.grids, tuple(decoded.ids), ended, most)
+
+    key = states_key(vlm, tokens.ids, request.views, tapped, precision, settings.what_counts())
+    kept = vlm.kept(key, compute, serves=lambda found: found.serves(limit(found.sizes)))
+    decoded = Decoded(list(kept.written), kept.handed_out(), seconds, ENDED if kept.ended else AT_LIMIT)
+    laid = vlm.lay_out(tokens, kept.sizes)
     raw = vlm.bytes_of(decoded.ids)
     # A text cut inside a character must not leave half of it behind.
     text = prefill + b"".join(raw).decode("utf-8", "ignore")
@@ -132,18 +150,18 @@ def write(
         hidden = with_spans(
             make_hidden_states(
                 decoded.states,
-                [*embedded.roles, *[GENERATED] * len(raw)],
-                [*embedded.pieces, *(piece.decode("utf-8", "replace") for piece in raw)],
+                [*laid.roles, *[GENERATED] * len(raw)],
+                [*laid.pieces, *(piece.decode("utf-8", "replace") for piece in raw)],
                 taps,
                 vlm.name,
                 prompt=request.prompt,
                 text=text,
-                grids=embedded.grids,
-                weights=torch.tensor([*embedded.weights, *[1.0] * len(raw)]),
+                grids=kept.grids,
+                weights=torch.tensor([*laid.weights, *[1.0] * len(raw)]),
             ),
             request.pictures,
         )
-    return Written(text, hidden, embedded.opener, decoded)
+    return Written(text, hidden, laid.opener, decoded)
 
 
 def _tokens_around(vlm: VLM, profile: Profile, request: Request) -> int:
@@ -353,6 +371,7 @@ def run(
         *picture_lines(request.prompt, request.pictures),
         *weight_lines(everything, selected, [*instruction, *edited]),
         *syntax_lines(request.prompt),
+        kept_line(vlm),
     ]
     if system_prompt != CUSTOM and custom_system_prompt.strip():
         lines.append("custom_system_prompt is not used: set system_prompt to 'custom' to use it.")
@@ -369,5 +388,7 @@ def _speed_line(decoded: Decoded, settings: Decoding, profile: Profile) -> str:
             if count == settings.max_length
             else f": the window of {profile.window} tokens of {profile.title} is full"
         )
+    if not decoded.seconds:
+        return f"kept from before: {count} tokens, {ending}; nothing was written again"
     speed = count / max(decoded.seconds, 1e-9)
     return f"wrote {count} tokens in {decoded.seconds:.2f} s ({speed:.1f} tokens/s), {ending}"
