@@ -173,8 +173,8 @@ class VLM:
         """UTF-8 bytes of every token."""
         return bytes_of(self.tokenizer, ids)
 
-    def load(self, tokens: int, taps: int, precision: str = "fp32") -> None:
-        """Ask ComfyUI to bring the encoder to its device with room for a sequence of ``tokens``.
+    def load(self, tokens: int, taps: int, precision: str = "fp32", rows: int = 1) -> None:
+        """Ask ComfyUI to bring the encoder to its device with room for ``rows`` sequences of ``tokens``.
 
         ComfyUI has no estimate of its own for these encoders. Counted: KV cache or activations of one layer, the
         causal mask, and the tapped states.
@@ -183,7 +183,7 @@ class VLM:
         config = self.decoder.config
         cache = 2 * self.layers * config.num_key_value_heads * config.head_dim * size
         activations = 4 * (config.hidden_size + config.intermediate_size) * size
-        need = tokens * (cache + activations + taps * self.width * 4) + 2 * tokens * tokens * size
+        need = tokens * (rows * (cache + taps * self.width * 4) + activations) + 2 * tokens * tokens * size
         comfy.model_management.load_models_gpu([self.clip.patcher], memory_required=need)
         self.clip.cond_stage_model.reset_clip_options()
         self.clip.cond_stage_model.set_clip_options({"execution_device": self.device})
