@@ -118,11 +118,10 @@ def written(bridge, monkeypatch):
     def run(texts):
         queue = iter(texts)
 
-        def write(vlm, profile, request, prefill, taps, selection, settings, precision):
+        def write(vlm, profile, request, prefill, taps, selection, settings, precision, seeds):
             notes.append(settings)
-            made = real(vlm, profile, request, prefill, taps, selection, settings, precision)
-            text = next(queue)
-            return made if text is None else made._replace(text=text)
+            made = real(vlm, profile, request, prefill, taps, selection, settings, precision, seeds)
+            return [one if text is None else one._replace(text=text) for one, text in zip(made, queue)]
 
         monkeypatch.setattr(action, "write", write)
         return notes

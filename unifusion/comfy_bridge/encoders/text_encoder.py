@@ -214,8 +214,8 @@ class VLM:
         """UTF-8 bytes of every token."""
         return bytes_of(self.tokenizer, ids)
 
-    def load(self, tokens: int, taps: int, precision: str = "fp32") -> None:
-        """Ask ComfyUI to bring the encoder to its device with room for a sequence of ``tokens``.
+    def load(self, tokens: int, taps: int, precision: str = "fp32", rows: int = 1) -> None:
+        """Ask ComfyUI to bring the encoder to its device with room for ``rows`` sequences of ``tokens``.
 
         ComfyUI has no estimate of its own for these encoders. Counted: KV cache or activations of one layer, the
         causal mask, and the tapped states.
@@ -224,7 +224,7 @@ class VLM:
         config = self.decoder.config
         cache = 2 * self.layers * config.num_key_value_heads * config.head_dim * size
         activations = 4 * (config.hidden_size + config.intermediate_size) * size
-        need = tokens * (cache + activations + taps * self.width * 4) + 2 * tokens * tokens * size
+        need = tokens * (rows * (cache + taps * self.width * 4) + activations) + 2 * tokens * tokens * size
         comfy.model_management.load_models_gpu([self.clip.patcher], memory_required=need)
         self.clip.cond_stage_model.reset_clip_options()
         self.clip.cond_stage_model.set_clip_options({"execution_device": self.device})
@@ -281,13 +281,23 @@ class VLM:
         serves: Callable[[KeptStates], bool] = lambda _kept: True,
     ) -> KeptStates:
         """Kept states that serve, or what ``make`` computes, which is then kept; both are counted for the report."""
+        return self.kept_of_several([key], lambda _missing: [make()], serves)[0]
+
+    def kept_of_several(
+        self,
+        keys: Sequence[tuple],
+        make: Callable[[list[int]], list[KeptStates]],
+        serves: Callable[[KeptStates], bool] = lambda _kept: True,
+    ) -> list[KeptStates]:
+        """:meth:`kept` for each key; ``make`` is given the numbers of those that are missing, and computes them at once."""
         store = states_store(self)
-        found = store.find(key, serves)
-        self.reused += found is not None
-        if found is None:
-            self.computed += 1
-            found = make()
-            store.put(key, found, found.nbytes)
+        found = [store.find(key, serves) for key in keys]
+        missing = [index for index, kept in enumerate(found) if kept is None]
+        self.reused += len(keys) - len(missing)
+        self.computed += len(missing)
+        for index, made in zip(missing, make(missing) if missing else (), strict=True):
+            found[index] = made
+            store.put(keys[index], made, made.nbytes)
         return found
 
     @contextmanager
