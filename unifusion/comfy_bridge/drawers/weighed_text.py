@@ -11,7 +11,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ...profiles import TEXT_LAST, TEXT_REFINED_FIRST, Profile
 from . import token_features
-from .token_bias import OVERRIDE, TokenWeights, Watch
+from .token_bias import OVERRIDE, Placed, TokenWeights, Watch
 
 WRAPPER = "unifusion_weighed_text"
 
@@ -19,8 +19,8 @@ WRAPPER = "unifusion_weighed_text"
 class TextLastWeights(TokenWeights):
     """The text stands behind the picture (JoyImage)."""
 
-    def __init__(self, weights: torch.Tensor, earlier: Callable | None = None):
-        super().__init__(weights, earlier)
+    def __init__(self, weights: torch.Tensor, earlier: Callable | None = None, placed: dict | None = None):
+        super().__init__(weights, earlier, placed=placed)
         self._own = (self.bias, self.signs)
 
     def __call__(self, backend: Callable, q, k, v, heads, mask=None, **kwargs):
@@ -36,9 +36,15 @@ class RefinedFirstWeights(TokenWeights):
     """The text is refined by itself, then the picture by itself, then both together (Lumina 2, Z-Image)."""
 
     def __init__(
-        self, weights: torch.Tensor, earlier: Callable | None = None, *, text_layers: int, picture_layers: int
+        self,
+        weights: torch.Tensor,
+        earlier: Callable | None = None,
+        placed: dict | None = None,
+        *,
+        text_layers: int,
+        picture_layers: int,
     ):
-        super().__init__(weights, earlier)
+        super().__init__(weights, earlier, placed=placed)
         self._pictures = range(text_layers, text_layers + picture_layers)
         self._seen = 0
 
@@ -47,13 +53,15 @@ class RefinedFirstWeights(TokenWeights):
         return number not in self._pictures and super()._is_over_text(q, k)
 
 
-def _carrier(row: Profile, network: torch.nn.Module, weights: torch.Tensor, earlier: Callable | None) -> TokenWeights:
+def _carrier(
+    row: Profile, network: torch.nn.Module, weights: torch.Tensor, earlier: Callable | None, placed: dict
+) -> TokenWeights:
     if row.text_place == TEXT_LAST:
-        return TextLastWeights(weights, earlier)
+        return TextLastWeights(weights, earlier, placed)
     if row.text_place == TEXT_REFINED_FIRST:
         layers = len(network.context_refiner), len(network.noise_refiner)
-        return RefinedFirstWeights(weights, earlier, text_layers=layers[0], picture_layers=layers[1])
-    return TokenWeights(weights, earlier)
+        return RefinedFirstWeights(weights, earlier, placed, text_layers=layers[0], picture_layers=layers[1])
+    return TokenWeights(weights, earlier, placed=placed)
 
 
 class WeighedText:
@@ -67,6 +75,7 @@ class WeighedText:
     def __init__(self, row: Profile, features: int):
         self.row, self.features = row, features
         self.watch = Watch()
+        self.placed = Placed()
 
     def __call__(
         self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
@@ -78,7 +87,8 @@ class WeighedText:
         if not carried.weighted:
             return executor(x, t, c_concat, carried.tokens, control, options, **kwargs)
         network = executor.class_obj.diffusion_model
-        carrier = _carrier(self.row, network, carried.weights, options.get(OVERRIDE))
+        placed = self.placed.of(carried.weights)
+        carrier = _carrier(self.row, network, carried.weights, options.get(OVERRIDE), placed)
         out = executor(x, t, c_concat, carried.tokens, control, {**options, OVERRIDE: carrier}, **kwargs)
         self.watch.look(carrier, 1, network)
         return out
@@ -91,5 +101,6 @@ def accepting_weights(model, row: Profile, features: int):
     clone = model.clone()
     weighed = WeighedText(row, features)
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER, weighed.watch.new_run)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER, weighed.placed.run)
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER, weighed)
     return clone
