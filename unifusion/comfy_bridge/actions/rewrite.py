@@ -305,7 +305,7 @@ def run(
     negative = empty_prompt(vlm, known, asked, request.pictures, layers, selecting, precision)
 
     lines = [
-        *foreign_word_lines(vlm, request.prompt),
+        *foreign_word_lines(vlm, prompt),
         f"VERIFI: {count_words(request.prompt)} words in, {count_words(text)} words out",
         *lines,
         *budget_lines(everything, selected, chosen, known, precision),
