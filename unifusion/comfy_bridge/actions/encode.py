@@ -54,6 +54,8 @@ def read_prompt(prompt: str, tokenizer) -> tuple[list[tuple[str, float]], list[s
         ValueError: if taking the weights out would leave a control token.
     """
     clean, removed = remove_control_tokens(prompt, tokenizer)
+    spelled = getattr(tokenizer, "spelled", None)  # the miniature's: slips of the fingers are read as meant
+    clean = spelled(clean) if spelled else clean
     pieces = parse_weights(clean)
     if hidden := remove_control_tokens(plain_text(pieces), tokenizer)[1]:
         raise ValueError(f"Without its weights the text would contain the control token '{hidden[0]}'. Remove it.")
@@ -137,7 +139,7 @@ def run(
     everything, selected = encode_selected(vlm, known, system, pieces, pictures, layers, chosen, precision)
     negative = empty_prompt(vlm, known, own_system, pictures, layers, chosen, precision)
     lines = [
-        *foreign_word_lines(vlm, plain_text(pieces)),
+        *foreign_word_lines(vlm, prompt),
         *budget_lines(everything, selected, chosen, known, precision),
         *picture_lines(plain_text(pieces), pictures),
         *weight_lines(everything, selected, pieces),

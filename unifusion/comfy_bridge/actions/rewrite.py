@@ -436,7 +436,7 @@ def run_variations(
             )
             selected = take(everything, selection_mask(everything.roles, chosen, opener))
         report = [
-            *foreign_word_lines(vlm, request.prompt),
+            *foreign_word_lines(vlm, prompt),
             f"VERIFI: {count_words(request.prompt)} words in, {count_words(text)} words out",
             *about,
             *budget_lines(everything, selected, chosen, known, precision),
