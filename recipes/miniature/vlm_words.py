@@ -39,6 +39,7 @@ from .vlm_tasks import (
     described_edit_example,
     edit_example,
     rewrite_example,
+    three_pictures_example,
     tiles_example,
     two_pictures_example,
 )
@@ -112,8 +113,8 @@ def same(make):
 
 MIX = (
     ((prompt_lesson, 30), (settled_rewrite, 8), (same(described_edit_example), 3)),
-    ((edit_lesson, 15), (same(edit_example), 7), (same(caption_example), 2)),
-    ((same(two_pictures_example), 6), (same(tiles_example), 1)),
+    ((edit_lesson, 19), (same(edit_example), 7), (same(caption_example), 2)),
+    ((same(two_pictures_example), 9), (same(three_pictures_example), 4), (same(tiles_example), 1)),
 )
 
 

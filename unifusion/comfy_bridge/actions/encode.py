@@ -14,11 +14,8 @@ from ...prompt_weights import parse_weights, plain_text
 from ...quoting import quoted
 from ...references import TOKEN, PreparedReference, Reference, from_images, prepare_as
 from ...system_prompts import AS_PROFILE
-from ..encoders.clip_hooks import weights_key
-from ..encoders.kept import negative_store
-from ..encoders.picture_features import fingerprint
 from ..encoders.text_encoder import VLM, encode
-from .reports import budget_lines, foreign_word_lines, picture_lines, syntax_lines, weight_lines
+from .reports import budget_lines, foreign_word_lines, kept_line, picture_lines, syntax_lines, weight_lines
 
 
 def choose_profile(vlm: VLM, key: str) -> Profile:
@@ -29,7 +26,10 @@ def choose_profile(vlm: VLM, key: str) -> Profile:
     """
     if key != "auto" and key not in PROFILES:
         raise ValueError(f"There is no profile {quoted(key)}; choose one of: auto, {', '.join(PROFILES)}.")
-    return vlm.profile if key == "auto" else PROFILES[key]
+    if key == "auto":
+        return vlm.profile
+    vlm.check_profile(PROFILES[key])
+    return PROFILES[key]
 
 
 def gather(
@@ -54,6 +54,8 @@ def read_prompt(prompt: str, tokenizer) -> tuple[list[tuple[str, float]], list[s
         ValueError: if taking the weights out would leave a control token.
     """
     clean, removed = remove_control_tokens(prompt, tokenizer)
+    spelled = getattr(tokenizer, "spelled", None)  # the miniature's: slips of the fingers are read as meant
+    clean = spelled(clean) if spelled else clean
     pieces = parse_weights(clean)
     if hidden := remove_control_tokens(plain_text(pieces), tokenizer)[1]:
         raise ValueError(f"Without its weights the text would contain the control token '{hidden[0]}'. Remove it.")
@@ -105,19 +107,12 @@ def empty_prompt(
 ) -> HiddenStates:
     """The usual negative: the empty prompt, with the same pictures where the profile says so.
 
-    It is kept, since it does not depend on the prompt.
-
     Args:
         system: a system prompt other than the profile's; empty for that.
     """
     references = references if profile.negative_pictures else ()
     system = system or profile.system_for("", bool(references))
-    pictures = tuple((tuple(map(fingerprint, r.views)), r.label, r.strength, r.start, r.end) for r in references)
-    return negative_store(vlm).get(
-        (profile.key, system, pictures, taps, selection, precision, weights_key(vlm.clip)),
-        lambda: encode_selected(vlm, profile, system, "", references, taps, selection, precision)[1],
-        lambda hidden: hidden.nbytes,
-    )
+    return encode_selected(vlm, profile, system, "", references, taps, selection, precision)[1]
 
 
 def run(
@@ -144,11 +139,12 @@ def run(
     everything, selected = encode_selected(vlm, known, system, pieces, pictures, layers, chosen, precision)
     negative = empty_prompt(vlm, known, own_system, pictures, layers, chosen, precision)
     lines = [
-        *foreign_word_lines(vlm, plain_text(pieces)),
+        *foreign_word_lines(vlm, prompt),
         *budget_lines(everything, selected, chosen, known, precision),
         *picture_lines(plain_text(pieces), pictures),
         *weight_lines(everything, selected, pieces),
         *syntax_lines(plain_text(pieces)),
+        kept_line(vlm),
     ]
     if not plain_text(pieces).strip() and not pictures:
         lines.append(

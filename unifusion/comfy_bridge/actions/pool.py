@@ -63,13 +63,14 @@ def run(
 def _describe(which: str, hidden: HiddenStates, entries: list, drawer) -> str:
     counts = ", ".join(f"{count} {role}" for role, count in hidden.count_by_role().items())
     size = sum(entry[0].numel() * entry[0].element_size() for entry in entries)
-    parts = f" in {len(entries)} parts of the schedule" if len(entries) > 1 else ""
+    timed = int(((hidden.spans != hidden.spans.new_tensor([0.0, 1.0])).any(dim=1) & (hidden.weights != 0)).sum())
     weighted = int(((hidden.weights != 1) & (hidden.weights > 0)).sum())
     subtracted = int((hidden.weights < 0).sum())
     removed = int((hidden.weights == 0).sum())
     notes = (f"; {weighted} weighted" if weighted else "") + (f"; {removed} removed by weight 0" if removed else "")
     notes += f"; {subtracted} subtracted" if subtracted else ""
+    notes += f"; {timed} for a part of the schedule" if timed else ""
     return (
-        f"{which}: {hidden.tokens} tokens ({counts}){notes}, {drawer.note(hidden)}{parts}: "
+        f"{which}: {hidden.tokens} tokens ({counts}){notes}, {drawer.note(hidden)}: "
         f"{hidden.nbytes / 2**20:.1f} MB to {size / 2**20:.2f} MB"
     )
