@@ -27,7 +27,7 @@ def contract_lines(metadata: Mapping[str, str] | None, hidden: HiddenStates) -> 
     def warn(what: str, found: str, wanted: str, advice: str) -> None:
         lines.append(f"Warning: the LoRA was trained with {what} {quoted(wanted)}, this is {quoted(found)}. {advice}")
 
-    if told["vlm"] != hidden.vlm:
+    if _sizes(told["vlm"]) != _sizes(hidden.vlm):
         warn("the VLM", hidden.vlm, told["vlm"], "Encode with the VLM it was trained with.")
     taps = ", ".join(map(str, hidden.taps))
     if told.get("taps", taps) != taps:
@@ -35,6 +35,11 @@ def contract_lines(metadata: Mapping[str, str] | None, hidden: HiddenStates) -> 
     lines += _selection_lines(told.get("selection", ""), hidden)
     lines += _picture_lines(told, hidden)
     return lines
+
+
+def _sizes(vlm: str) -> str:
+    """``(36 layers, width 2560)`` of a name: one model has other names as stock encoder and as folder."""
+    return vlm.partition(" ")[2]
 
 
 def _selection_lines(selection: str, hidden: HiddenStates) -> list[str]:

@@ -334,7 +334,12 @@ class TransformersVLM:
 
     @classmethod
     def from_folder(
-        cls, folder: str | Path, dtype: torch.dtype | None = torch.float32, device: str | torch.device = "cpu"
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype | None = torch.float32,
+        device: str | torch.device = "cpu",
+        *,
+        weights: bool = True,
     ) -> TransformersVLM:
         """A folder with config.json, safetensors and tokenizer.json, as ``save_pretrained`` of transformers leaves it.
 
@@ -344,6 +349,7 @@ class TransformersVLM:
             folder: of one of ``vlm_folders.KINDS``; config.json may name ``taps``.
             dtype: of the weights; None keeps the file's.
             device: where they are put.
+            weights: False leaves them away: sizes, words and template are known, and nothing can be read or written.
 
         Raises:
             ValueError: of one sentence or two, for whatever is missing, damaged, unknown or does not belong together.
@@ -357,11 +363,12 @@ class TransformersVLM:
         check_shapes(expected, found, tied, folder.name)
         rows = sketch.get_submodule(kind.decoder).embed_tokens.weight.shape[0]
         words = _read_words(folder, kind, values, rows)
-        model = _build(kind, values, folder.name, meta=False)
-        _load_weights(model, found, dtype, device, folder.name)
-        if tied - found.keys():
-            model.lm_head.weight = model.get_submodule(kind.decoder).embed_tokens.weight
-        model.to(device)
+        model = _build(kind, values, folder.name, meta=False) if weights else sketch
+        if weights:
+            _load_weights(model, found, dtype, device, folder.name)
+            if tied - found.keys():
+                model.lm_head.weight = model.get_submodule(kind.decoder).embed_tokens.weight
+            model.to(device)
         pixels = (
             read_json(folder / "preprocessor_config.json") if (folder / "preprocessor_config.json").is_file() else {}
         )

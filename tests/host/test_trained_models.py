@@ -66,9 +66,9 @@ def test_training_reads_the_states_that_the_nodes_read(bridge, prompt, pictures)
     from unifusion.miniature import VLM_FOLDER
     from unifusion.training.config import VLM
     from unifusion.training.examples import Contract
-    from unifusion.training.frozen_encoder import Qwen3VLFolder, condition, prepare
+    from unifusion.training.frozen_encoder import FolderEncoder, condition, prepare
 
-    encoder = Qwen3VLFolder(VLM_FOLDER)
+    encoder = FolderEncoder(VLM_FOLDER)
     contract = Contract.of(encoder, VLM())
     shown = [torch.rand(1, 90 + 40 * i, 128, 3, generator=torch.Generator().manual_seed(i)) for i in range(pictures)]
     clip = bridge("actions.model_folders").load("bundled miniature")[1]

@@ -19,7 +19,7 @@ from .config import BUNDLED, Config
 from .data.buckets import cover
 from .data.sample import BrokenPicture, Notes
 from .examples import Condition, Contract, Example
-from .frozen_encoder import FrozenEncoder, Qwen3VLFolder, file_identity
+from .frozen_encoder import FolderEncoder, FrozenEncoder, file_identity
 
 LATENT_BATCH = 8
 SAY_EVERY = 10.0  # seconds
@@ -86,7 +86,7 @@ def load_encoder(config: Config, device: str | torch.device = "cpu") -> FrozenEn
     Raises:
         ValueError: naming what is wrong with its folder.
     """
-    return Qwen3VLFolder(vlm_folder(config), device, config.vlm.precision)
+    return FolderEncoder(vlm_folder(config), device, config.vlm.precision)
 
 
 @torch.no_grad()

@@ -172,14 +172,14 @@ class ExampleMaker:
         return examples, notes
 
     def clean_text(self, text: str) -> str:
-        """A text without control tokens."""
-        return remove_control_tokens(text, self.tokenizer)[0].strip()
+        """A text as the nodes read it: without control tokens, slips of the fingers read as meant where the VLM does."""
+        clean = remove_control_tokens(text, self.tokenizer)[0].strip()
+        return self.tokenizer.spelled(clean) if hasattr(self.tokenizer, "spelled") else clean
 
     def _clean(self, text: str, name: str, notes: Notes) -> str:
-        clean, removed = remove_control_tokens(text, self.tokenizer)
-        if removed:
+        if remove_control_tokens(text, self.tokenizer)[1]:
             notes.add("texts with control tokens, which were taken out", name)
-        return clean.strip()
+        return self.clean_text(text)
 
     def _example(self, sample: Sample, notes: Notes) -> Example:
         data, profile = self.config.data, self.contract.profile

@@ -190,7 +190,7 @@ def measure(
     with torch.device("meta"):
         inputs = Batch(
             torch.empty(batch, sizes.channels, *latent, dtype=dtype),
-            torch.empty(batch, tokens, sizes.txtlayers, sizes.txtdim, dtype=dtype),
+            torch.empty(batch, tokens, sizes.txtlayers, sizes.states_width, dtype=dtype),
             torch.zeros(batch, tokens),
         )
         noise = torch.empty(batch, settings.levels, sizes.channels, *latent, dtype=dtype)
