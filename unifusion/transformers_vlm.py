@@ -24,7 +24,8 @@ from .folder_words import FolderWords, read_tokenizer
 from .hidden_states import GENERATED, PADDING
 from .limits import check_tokens
 from .messages import IMAGE_PAD, Segment, Tokens, chat, remove_control_tokens, token_bytes, tokenize
-from .miniature import SIDE, load_words
+from .miniature import SIDE
+from .miniature_words import load_words
 from .profiles import PROFILES, Profile
 from .quoting import printable, quoted
 from .references import Reference, prepare_as

@@ -207,3 +207,20 @@ def test_the_pool_says_where_a_lora_is_used_otherwise_than_trained(krea2_small, 
         "up to 1 tokens a view",
     ):
         assert part in said
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "smolvlm", "llama"])
+def test_any_vlm_of_transformers_is_trained_with_and_drawn_with(kind, bridge, tmp_path):
+    from harness.tiny_folders import tiny_folder
+
+    tiny_folder(kind, tmp_path / "vlm")
+    sees = kind != "llama"
+    lines(tmp_path / "pairs", 4) if sees else captions(tmp_path / "cap", 4)
+    path = small(tmp_path, 'kind = "jsonl"\npath = "pairs/data.jsonl"' if sees else 'path = "cap"', 2)
+    path.write_text(path.read_text() + '[vlm]\nfolder = "vlm"\n')
+    run(path)
+    model, clip, vae = bridge("actions.model_folders").load_folder(tmp_path / "run" / "model")
+    images = {"image0": torch.rand(1, 64, 64, 3)} if sees else None
+    hidden, negative, _ = bridge("actions.encode").run(clip, "make it red", images=images)
+    model, positive, below, _, said = bridge("actions.pool").run(model, hidden, negative=negative)
+    assert torch.isfinite(vae.decode(draw(model, positive, below))).all() and "Warning" not in said
