@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from ..conditions import dropped_tokens, encode_segments, selected_tokens
 from ..hidden_states import SYSTEM, TEMPLATE, HiddenStates, make_hidden_states
 from ..messages import IMAGE_PAD, Tokens, tokenize
-from ..miniature import SIDE, load_words
+from ..miniature import SIDE
+from ..miniature_words import load_words
 from ..profiles import PROFILES, Profile, taps_for
 from ..quoting import printable, quoted
 from ..references import TOKEN, PreparedReference, Reference, prepare_as
