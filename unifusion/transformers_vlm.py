@@ -276,11 +276,11 @@ def _load_weights(model: nn.Module, found: dict, dtype: torch.dtype | None, devi
         by_file[path].append((own, there))
     for path, names in by_file.items():
         with safe_open(path, "pt") as file:
-            for own, there in names:
-                tensor = file.get_tensor(there)
+            for own, inside in names:
+                tensor = file.get_tensor(inside)
                 if not tensor.is_floating_point():
                     raise ValueError(
-                        f"{quoted(there)} in {quoted(path.name)} of {quoted(name)} holds {tensor.dtype} "
+                        f"{quoted(inside)} in {quoted(path.name)} of {quoted(name)} holds {tensor.dtype} "
                         f"numbers, a quantised form "
                         f"that is not read. Take the folder with bf16, fp16 or fp32 weights."
                     )
@@ -291,9 +291,9 @@ def _load_weights(model: nn.Module, found: dict, dtype: torch.dtype | None, devi
 
 def _numbers(values: dict, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
     found = values.get(name)
-    good = (
-        isinstance(found, list) and len(found) == 3 and all(isinstance(x, (int, float)) and abs(x) < 1e3 for x in found)
-    )
+    if not isinstance(found, list) or len(found) != 3:
+        return default
+    good = all(isinstance(x, (int, float)) and abs(x) < 1e3 for x in found)
     return tuple(map(float, found)) if good else default
 
 

@@ -10,6 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from .miniature import LARGEST_CONFIG
 from .quoting import printable, quoted
@@ -161,7 +162,7 @@ def kind_of(folder: Path) -> tuple[Kind, dict]:
 def _check_sizes(folder: Path, kind: Kind, values: dict) -> None:
     """Refuse numbers that would cost time or memory before the weights can contradict them."""
 
-    def refuse(name: str, value: object, expected: str):
+    def refuse(name: str, value: object, expected: str) -> NoReturn:
         raise ValueError(
             f"config.json in {quoted(folder.name)} is not usable: {name} must be {expected}, found "
             f"{quoted(value)}. Take the "

@@ -43,7 +43,7 @@ from .vlm_tasks import (
     tiles_example,
     two_pictures_example,
 )
-from .vlm_train import Notes, learning_rate
+from .vlm_train import Notes, rate
 from .vocabulary import extend_tokenizer, load_tokenizer, meaning_rows
 from .wordings import edit_instruction, user_prompt
 
@@ -302,7 +302,7 @@ def main(arguments=None) -> None:
     started, notes = time.monotonic(), Notes()
     while step < args.steps and time.monotonic() - started < 60 * args.minutes:
         spent = (time.monotonic() - started) / 60 / args.minutes  # the rate falls in time for whichever end comes first
-        factor = learning_rate(max(step, round(spent * args.steps)), args.steps)
+        factor = rate(max(step, round(spent * args.steps)), args.steps)
         for group, peak in zip(optimizer.param_groups, peaks):
             group["lr"] = peak * factor
         optimizer.zero_grad(set_to_none=True)
