@@ -52,7 +52,11 @@ def test_a_trained_folder_loads_and_draws(trained, bridge, monkeypatch, tmp_path
     monkeypatch.setattr(folders, "_folders", lambda: {"mine": tmp_path / "mine"})
     model, clip, vae = folders.load("mine")
     hidden, negative, _ = bridge("actions.encode").run(clip, "a red circle")
-    model, positive, below, _, _ = bridge("actions.pool").run(model, hidden, negative=negative)
+    loaded = model
+    model, positive, below, _, said = bridge("actions.pool").run(model, hidden, negative=negative)
+    assert "Warning: the model was trained" not in said
+    other = bridge("actions.encode").run(clip, "a red circle", selection="everything")[0]
+    assert "Warning: the model was trained with the selection" in bridge("actions.pool").run(loaded, other)[-1]
     picture = vae.decode(draw(model, positive, below))
     assert picture.shape[-3:] == (64, 64, 3) and torch.isfinite(picture).all()
 

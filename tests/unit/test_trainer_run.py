@@ -189,6 +189,21 @@ def test_what_the_vlm_wrote_conditions_in_place_of_the_prompt():
     assert set(hidden.roles.tolist()) == {GENERATED} and "".join(hidden.pieces) == "on a white background"
 
 
+def test_prompts_are_rewritten_by_the_vlm_and_the_texts_kept(folder):
+    from safetensors import safe_open
+
+    run = runs.prepare(
+        load(config_of(folder, "written", source='path = "cap"', data="rewrite = true")), say=lambda _: None
+    )
+    condition = next(e for e in run.examples if "1.png" in e.name).conditions[TEXT]
+    assert condition.rewrite and not run.examples[0].conditions[EMPTY].rewrite
+    hidden = condition.encode(run.encoder, run.contract)
+    assert set(hidden.roles.tolist()) == {GENERATED} and {"green", "circle"} <= set(hidden.text.split())
+    assert main(["encode", str(folder / "written.toml")]) == 0
+    with safe_open(run.cache.path("states", condition.key), "pt") as file:
+        assert file.metadata() == {"prompt": "a green circle", "written": hidden.text}
+
+
 @pytest.mark.parametrize(
     "change, said",
     [

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..hidden_states import HiddenStates
 from ..miniature import MINIATURE, VLM_FOLDER
 from ..quoting import printable, quoted
 from ..still_vae import StillVAE, from_wan
@@ -96,6 +97,12 @@ def encode_pictures(vae: StillVAE, pictures: Tensor) -> Tensor:
     return vae.encode(2.0 * pictures.to(device).movedim(-1, 1).float() - 1.0).float().cpu()
 
 
+def _about(hidden: HiddenStates) -> dict[str, str]:
+    """Words of an entry, for whoever looks into the cache."""
+    about = {"prompt": printable(hidden.prompt)[:2000]}
+    return about | ({"written": printable(hidden.text)[:4000]} if hidden.text else {})
+
+
 class Work:
     """What has to be encoded, each entry once.
 
@@ -177,7 +184,7 @@ def encode_all(
             except BrokenPicture as error:
                 lost(key, error)
                 continue
-            work.cache.write(STATES, key, hidden.states[0].bfloat16(), {"prompt": printable(hidden.prompt)[:500]})
+            work.cache.write(STATES, key, hidden.states[0].bfloat16(), _about(hidden))
             done.states += 1
             progress()
     done.seconds_states = time.monotonic() - began

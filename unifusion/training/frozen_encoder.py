@@ -15,13 +15,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..conditions import dropped_tokens, encode_segments, selected_tokens
+from ..conditions import dropped_tokens, encode_segments, label_texts, selected_tokens
 from ..folder_words import FolderWords
 from ..hidden_states import SYSTEM, TEMPLATE, HiddenStates, make_hidden_states
 from ..messages import Segment, Tokens, tokenize
 from ..profiles import PROFILES, Profile, taps_for
 from ..references import PreparedReference, Reference, prepare_as
-from ..transformers_vlm import TransformersVLM, tapped
+from ..transformers_vlm import Chat, TransformersVLM, tapped
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 QWEN3_VL, KREA2_ENCODER = "Qwen3-VL", (36, 2560)  # Krea 2 reads Qwen3-VL-4B: (layers, width)
@@ -61,6 +61,9 @@ class FrozenEncoder(Protocol):
         Args:
             views: of each picture, each (1, H, W, 3) in 0..1.
         """
+
+    def write(self, system: str, prompt: str, references: Sequence[PreparedReference]) -> str:
+        """What the VLM writes about a prompt and its pictures (VERIFI), most likely words first."""
 
     def release(self) -> None:
         """Let go of the weights' memory; they are read again when they are needed."""
@@ -123,6 +126,12 @@ class FolderEncoder:
             states, read.roles[0].tolist(), read.pieces[0], taps, self.name, grids=read.grids[0]
         )
         return hidden, read.openers[0]
+
+    def write(self, system: str, prompt: str, references: Sequence[PreparedReference]) -> str:
+        """See :class:`FrozenEncoder`."""
+        views = [reference.views for reference in references]
+        said = Chat(instruction=prompt, system=system, views=views, labels=label_texts(references))
+        return self.vlm.write(said).text.strip()
 
 
 def file_identity(path: Path) -> str:
