@@ -189,6 +189,22 @@ def test_what_the_vlm_wrote_conditions_in_place_of_the_prompt():
     assert set(hidden.roles.tolist()) == {GENERATED} and "".join(hidden.pieces) == "on a white background"
 
 
+def test_pooled_states_take_less_room_and_train_alike(folder, finished):
+    lora = dict(train='what = "lora"\nrank = 2', source='path = "cap"')
+    paths = [config_of(folder, "pooled", data="cache_pooled = true", **lora), config_of(folder, "unpooled", **lora)]
+    for path in paths:
+        path.write_text(path.read_text().replace("layers = 1", 'start = "bundled"'))
+        assert main(["run", str(path)]) == 0
+    losses = [
+        json.loads((folder / n / "log.jsonl").read_text().splitlines()[0])["flow"] for n in ("pooled", "unpooled")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    pooled, whole = (runs.prepare(load(path), say=lambda _: None) for path in paths)
+    shapes = [run.cache.shape("states", run.encoded_examples()[0].conditions[TEXT].key) for run in (pooled, whole)]
+    assert shapes[0] == (3, 240) and shapes[1] == (3, 4, 240)
+    assert main(["plan", str(paths[0])]) == 0
+
+
 def test_prompts_are_rewritten_by_the_vlm_and_the_texts_kept(folder):
     from safetensors import safe_open
 

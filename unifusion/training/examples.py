@@ -29,6 +29,7 @@ class Contract:
     Attributes:
         vlm: name; identity: hash of its files.
         taps, width, profile, system, selection: what is read of it.
+        pooled: hash of the model whose pooling was applied to what is in the cache; empty for none.
     """
 
     vlm: str
@@ -38,6 +39,7 @@ class Contract:
     profile: Profile
     system: str
     selection: str
+    pooled: str = ""
 
     @classmethod
     def of(cls, encoder: FrozenEncoder, settings: VLM) -> Contract:
@@ -155,7 +157,8 @@ class ExampleMaker:
         labels = tuple(labels[: len(pictures)])
         shown = [self.digests.of(picture) for picture in pictures]
         rewrite = bool(self.config.data.rewrite and prompt and not answer)
-        key = key_of(VERSION, STATES, about, prompt, shown, labels, answer, *(["rewritten"] if rewrite else []))
+        more = (["rewritten"] if rewrite else []) + ([c.pooled] if c.pooled else [])
+        key = key_of(VERSION, STATES, about, prompt, shown, labels, answer, *more)
         return Condition(key, prompt, tuple(pictures), labels, answer, rewrite)
 
     def make(self, samples: Sequence[Sample]) -> tuple[list[Example], Notes]:

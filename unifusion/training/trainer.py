@@ -152,6 +152,14 @@ def build_optimizer(objective: FlowMatching, settings: TrainingSettings) -> torc
     return AdamW8bit(groups, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
 
 
+def spoken(seconds: float) -> str:
+    """``3 s``, ``4.5 minutes``, ``2.3 hours``, ``5.1 days``."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def generator_for(*key: int) -> torch.Generator:
     """A CPU generator whose numbers depend on ``key`` alone."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
@@ -217,7 +225,7 @@ class Trainer:
                 if isinstance(module, (SingleStreamBlock, TextFusionBlock)):
                     module.compile()
         if self.sharded:
-            self.objective = shard(objective.to(self.accelerator.device), self.accelerator.device)
+            self.objective = shard(objective, self.accelerator.device)
             self.optimizer = build_optimizer(objective, settings)
         else:
             self.objective, self.optimizer = self.accelerator.prepare(objective, build_optimizer(objective, settings))
@@ -389,7 +397,7 @@ class Trainer:
                 mean = {name: sum(line[name] for line in recent) / len(recent) for name in losses}
                 recent.clear()
                 left = (time.monotonic() - began) / (step - first) * (last - step)
-                self._log(step, self._over_processes(mean), seconds_left=round(left))
+                self._log(step, self._over_processes(mean), note=f"{spoken(left)} left")
             # first the checkpoint: a scorer that fails must not cost the steps before it
             if settings.keep_every and (step % settings.keep_every == 0 or step == last):
                 self.save()
@@ -405,14 +413,14 @@ class Trainer:
         )
         return dict(zip(values, mean.tolist()))
 
-    def _log(self, step: int, values: dict[str, float], **about) -> None:
+    def _log(self, step: int, values: dict[str, float], note: str = "") -> None:
         if self.settings.tensorboard:
             self.accelerator.log(values, step=step)
         if self.main:
             line = {"step": step, **values}
             with open(self.out / "log.jsonl", "a") as log:
                 log.write(json.dumps(line) + "\n")
-            print(" ".join(f"{name} {value:.4g}" for name, value in {**line, **about}.items()), flush=True)
+            print(" ".join([*(f"{name} {value:.4g}" for name, value in line.items()), note]).rstrip(), flush=True)
 
     def _averaged(self):
         return nullcontext() if self.ema is None else self.ema.applied()
