@@ -126,6 +126,10 @@ class TestSchedule:
         model, entry, always, never = parts(key)
         other = pool(bridge, key, states(key, "the moon"))[1]
         join = (lambda one: concat(one, other)) if first else (lambda one: concat(other, one))
+        if key == "boogu":  # ComfyUI's own Boogu counts the tokens of the first only, whoever made them
+            with pytest.raises(RuntimeError, match="size of tensor"):
+                draw(key, drawer(key), join(always))
+            return
         expected = draw(key, model, by_hand(join(always), join(never)))
         assert torch.equal(draw(key, model, join(entry)), expected)
 
