@@ -8,7 +8,7 @@ depend on the host: the choices, the limits, and the detection of answers that a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -41,6 +41,10 @@ class Decoding:
     seed: int = 0
     min_length: int = 0
     max_length: int = 256
+
+    def what_counts(self) -> Decoding:
+        """Equal for settings that write the same text, as long as the most tokens allow."""
+        return replace(self, seed=self.seed if self.sample else 0, max_length=max(self.max_length, 10**9))
 
     def __post_init__(self):
         if self.max_length < 1:

@@ -14,11 +14,8 @@ from ...quoting import quoted
 from ...references import TOKEN, PreparedReference, Reference, from_images, prepare_as
 from ...selection import selection_mask
 from ...system_prompts import AS_PROFILE
-from ..encoders.clip_hooks import weights_key
-from ..encoders.kept import negative_store
-from ..encoders.picture_features import fingerprint
 from ..encoders.text_encoder import VLM, encode
-from .reports import budget_lines, foreign_word_lines, picture_lines, syntax_lines, weight_lines
+from .reports import budget_lines, foreign_word_lines, kept_line, picture_lines, syntax_lines, weight_lines
 
 
 def choose_profile(vlm: VLM, key: str) -> Profile:
@@ -122,19 +119,12 @@ def empty_prompt(
 ) -> HiddenStates:
     """The usual negative: the empty prompt, with the same pictures where the profile says so.
 
-    It is kept, since it does not depend on the prompt.
-
     Args:
         system: a system prompt other than the profile's; empty for that.
     """
     references = references if profile.negative_pictures else ()
     system = system or profile.system_for("", bool(references))
-    pictures = tuple((tuple(map(fingerprint, r.views)), r.label, r.strength, r.start, r.end) for r in references)
-    return negative_store(vlm).get(
-        (profile.key, system, pictures, taps, selection, precision, weights_key(vlm.clip)),
-        lambda: encode_selected(vlm, profile, system, "", references, taps, selection, precision)[1],
-        lambda hidden: hidden.nbytes,
-    )
+    return encode_selected(vlm, profile, system, "", references, taps, selection, precision)[1]
 
 
 def run(
@@ -166,6 +156,7 @@ def run(
         *picture_lines(plain_text(pieces), pictures),
         *weight_lines(everything, selected, pieces),
         *syntax_lines(plain_text(pieces)),
+        kept_line(vlm),
     ]
     if not plain_text(pieces).strip() and not pictures:
         lines.append(

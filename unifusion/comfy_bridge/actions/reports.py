@@ -13,6 +13,7 @@ from ...profiles import Profile
 from ...prompt_weights import HIGHEST, unread_weights
 from ...quoting import quoted
 from ...references import PreparedReference, prepared_lines, unknown_labels
+from ..encoders.kept import states_store
 from ..encoders.text_encoder import VLM
 
 
@@ -93,6 +94,15 @@ def budget_lines(
     if precision == "bf16":
         lines.append("precision bf16: faster on a GPU; states differ from ComfyUI's fp32 encoding by a few percent.")
     return lines
+
+
+def kept_line(vlm: VLM) -> str:
+    """Report: what the encoder had to compute in this run, and what it keeps for the next."""
+    store = states_store(vlm)
+    return (
+        f"encoder: {vlm.computed} of {vlm.computed + vlm.reused} sequences computed, {vlm.reused} kept from before; "
+        f"{store.nbytes / 2**20:.1f} of at most {store.limit / 2**20:.0f} MB kept"
+    )
 
 
 # Syntax of other packs and of ComfyUI's own text nodes: (what it looks like, what to use here).

@@ -11,7 +11,7 @@ import torch
 from ...chat_templates import QWEN, Template
 from ...hidden_states import GENERATED, IMAGE, HiddenStates, make_hidden_states, take
 from ...limits import check_tokens
-from ...messages import Segment, chat, remove_control_tokens
+from ...messages import Segment, Tokens, chat, remove_control_tokens
 from ...miniature import broken_caption
 from ...profiles import LAP, Profile, parse_taps, taps_for
 from ...prompt_weights import plain_text
@@ -20,7 +20,8 @@ from ...references import TOKEN, PreparedReference, Reference
 from ...selection import ENCODE_AGAIN, REWRITE_SELECTIONS, selection_mask
 from ...system_prompts import AS_PROFILE, CUSTOM, SYSTEM_PROMPTS, system_prompt_for
 from ...verifi import Decoding, check_variations, count_words, room_to_write, seeds_of, what_is_broken, what_is_wrong
-from ..encoders.text_encoder import VLM, Embedded, encode
+from ..encoders.kept import KeptStates, states_key
+from ..encoders.text_encoder import VLM, encode
 from ..encoders.writing import AT_LIMIT, ENDED, Decoded, check_can_write, decode, precision_for
 from .encode import (
     choose_profile,
@@ -31,7 +32,7 @@ from .encode import (
     read_prompt,
     with_spans,
 )
-from .reports import budget_lines, foreign_word_lines, picture_lines, syntax_lines, weight_lines
+from .reports import budget_lines, foreign_word_lines, kept_line, picture_lines, syntax_lines, weight_lines
 
 AGAIN_TEMPERATURE = 0.8  # of the second try at a text that broke
 Pieces = Sequence[tuple[str, float]]  # text and weight, from prompt_weights
@@ -73,7 +74,7 @@ class Written(NamedTuple):
         text: the given first words and what was written.
         hidden: hidden states of system prompt, pictures, instruction and text, or None if no layer was tapped.
         opener: first token of the assistant's turn.
-        decoded: ids, time and ending.
+        decoded: ids, ending and time; 0 seconds where the text was kept from before.
     """
 
     text: str
@@ -93,7 +94,7 @@ def write(
     precision: str,
     seeds: Sequence[int] | None = None,
 ) -> list[Written]:
-    """Decode one rewrite for each seed, and keep the states of the same pass.
+    """Decode one rewrite for each seed with the states of the same pass, or take what was kept of the same one.
 
     Raises:
         ValueError: if nothing can be written within the window.
@@ -101,30 +102,50 @@ def write(
     tokens = vlm.tokenize(request.segments([(prefill, 1.0)] if prefill else ()), opener=request.template.opener)
     read = len(tokens.ids) + sum(view.shape[1] * view.shape[2] // TOKEN**2 for views in request.views for view in views)
     check_tokens(read, vlm.decoder.config.max_position_embeddings, vlm.name)
-    seeds = seeds or [settings.seed]
-    vlm.load(read + settings.max_length, len(taps), precision, rows=len(seeds))
-    embedded = vlm.embed(tokens, request.views)
+    tapped = () if selection == ENCODE_AGAIN else taps
     around = _tokens_around(vlm, profile, request) if selection == ENCODE_AGAIN else 0
-    limit = room_to_write(
-        embedded.roles,
-        selection,
-        around,
-        profile.window,
-        vlm.decoder.config.max_position_embeddings,
-        settings.max_length,
-        profile.title,
-    )
-    kept = () if selection == ENCODE_AGAIN else taps
-    return [
-        _written(vlm, request, prefill, embedded, decoded, taps)
-        for decoded in decode(vlm, embedded, kept, settings, limit, precision, seeds)
+    seeds = seeds or [settings.seed]
+    seconds = [0.0] * len(seeds)
+
+    def limit(sizes: Sequence[int]) -> int:
+        return room_to_write(
+            vlm.lay_out(tokens, sizes).roles,
+            selection,
+            around,
+            profile.window,
+            vlm.decoder.config.max_position_embeddings,
+            settings.max_length,
+            profile.title,
+        )
+
+    def compute(numbers: Sequence[int]) -> list[KeptStates]:
+        vlm.load(read + settings.max_length, len(taps), precision, rows=len(numbers))
+        embedded = vlm.embed(tokens, request.views)
+        most = limit(embedded.sizes)
+        made = []
+        for number, decoded in zip(
+            numbers, decode(vlm, embedded, tapped, settings, most, precision, [seeds[number] for number in numbers])
+        ):
+            seconds[number] = decoded.seconds
+            states = None if decoded.states is None else decoded.states.cpu()
+            ended = decoded.ending == ENDED
+            made.append(KeptStates(states, embedded.sizes, embedded.grids, tuple(decoded.ids), ended, most))
+        return made
+
+    keys = [
+        states_key(vlm, tokens.ids, request.views, tapped, precision, replace(settings, seed=seed).what_counts())
+        for seed in seeds
     ]
+    kept = vlm.kept_each(keys, compute, serves=lambda found: found.serves(limit(found.sizes)))
+    return [_written(vlm, request, prefill, tokens, one, its, taps) for one, its in zip(kept, seconds, strict=True)]
 
 
 def _written(
-    vlm: VLM, request: Request, prefill: str, embedded: Embedded, decoded: Decoded, taps: tuple[int, ...]
+    vlm: VLM, request: Request, prefill: str, tokens: Tokens, kept: KeptStates, seconds: float, taps: tuple[int, ...]
 ) -> Written:
-    """What was decoded, as text and hidden states."""
+    """What was written, as text and hidden states."""
+    decoded = Decoded(list(kept.written), kept.handed_out(), seconds, ENDED if kept.ended else AT_LIMIT)
+    laid = vlm.lay_out(tokens, kept.sizes)
     raw = vlm.bytes_of(decoded.ids)
     # A text cut inside a character must not leave half of it behind.
     text = prefill + b"".join(raw).decode("utf-8", "ignore")
@@ -133,18 +154,18 @@ def _written(
         hidden = with_spans(
             make_hidden_states(
                 decoded.states,
-                [*embedded.roles, *[GENERATED] * len(raw)],
-                [*embedded.pieces, *(piece.decode("utf-8", "replace") for piece in raw)],
+                [*laid.roles, *[GENERATED] * len(raw)],
+                [*laid.pieces, *(piece.decode("utf-8", "replace") for piece in raw)],
                 taps,
                 vlm.name,
                 prompt=request.prompt,
                 text=text,
-                grids=embedded.grids,
-                weights=torch.tensor([*embedded.weights, *[1.0] * len(raw)]),
+                grids=kept.grids,
+                weights=torch.tensor([*laid.weights, *[1.0] * len(raw)]),
             ),
             request.pictures,
         )
-    return Written(text, hidden, embedded.opener, decoded)
+    return Written(text, hidden, laid.opener, decoded)
 
 
 def _tokens_around(vlm: VLM, profile: Profile, request: Request) -> int:
@@ -376,6 +397,7 @@ def run_variations(
             *picture_lines(request.prompt, request.pictures),
             *weight_lines(everything, selected, [*instruction, *edited]),
             *ends,
+            kept_line(vlm),
         ]
         made.append(Rewrite(selected, negative, text, "\n".join(report)))
     return made
@@ -389,5 +411,7 @@ def _speed_line(decoded: Decoded, settings: Decoding, profile: Profile) -> str:
             if count == settings.max_length
             else f": the window of {profile.window} tokens of {profile.title} is full"
         )
+    if not decoded.seconds:
+        return f"kept from before: {count} tokens, {ending}; nothing was written again"
     speed = count / max(decoded.seconds, 1e-9)
     return f"wrote {count} tokens in {decoded.seconds:.2f} s ({speed:.1f} tokens/s), {ending}"

@@ -6,17 +6,11 @@ memory.
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 
+from .clip_hooks import weights_key
 from .kept import feature_store
-
-
-def fingerprint(view: torch.Tensor) -> str:
-    """The same for views with the same pixels, whichever tensor holds them."""
-    data = view.detach().cpu().contiguous()
-    return f"{hashlib.blake2b(data.view(torch.uint8).numpy(), digest_size=16).hexdigest()} {tuple(data.shape)}"
+from .picture_fingerprint import fingerprint
 
 
 def image_features(vlm, view: torch.Tensor) -> tuple[torch.Tensor, dict]:
@@ -40,8 +34,8 @@ def image_features(vlm, view: torch.Tensor) -> tuple[torch.Tensor, dict]:
     def size(kept) -> int:
         return sum(features.numel() * features.element_size() for features in (kept[0], *(kept[2] or ())))
 
-    # patches_uuid: a LoRA on the text encoder makes other features.
-    merged, grid, deepstack = feature_store(vlm).get((fingerprint(view), vlm.clip.patcher.patches_uuid), compute, size)
+    # A LoRA or a hook on the text encoder makes other features.
+    merged, grid, deepstack = feature_store(vlm).get((fingerprint(view), weights_key(vlm.clip)), compute, size)
     if deepstack is None:
         return merged.to(vlm.device), grid.to(vlm.device)
     return merged.to(vlm.device), {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
@@ -16,10 +16,25 @@ from ...messages import IMAGE_PAD, OPENER, Segment, Tokens
 from ...profiles import PROFILES, Profile, profile_of_encoder
 from ...references import TOKEN
 from .clip_hooks import check_hooks
+from .kept import KeptStates, states_key, states_store
 from .picture_features import image_features
 from .tokenizers import adapted, bytes_of, tokenize
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class LaidOut(NamedTuple):
+    """What is known of every token of a chat once pictures are expanded to their tokens.
+
+    Attributes:
+        roles, weights, pieces: one per expanded token.
+        opener: first token of the assistant's turn.
+    """
+
+    roles: list[int]
+    weights: list[float]
+    pieces: list[str]
+    opener: int
 
 
 class Embedded(NamedTuple):
@@ -29,8 +44,7 @@ class Embedded(NamedTuple):
         embeds: ``(1, tokens, width)`` float32 on the encoder's device.
         mask: ``(1, tokens)`` int64, ones.
         info: ComfyUI's list of image spans with grid and DeepStack features.
-        roles, weights, pieces: one per expanded token.
-        opener: first token of the assistant's turn.
+        roles, weights, pieces, opener: as in :class:`LaidOut`.
         grids: for each picture, (rows, columns) of tokens of each view.
     """
 
@@ -42,6 +56,11 @@ class Embedded(NamedTuple):
     pieces: list[str]
     opener: int
     grids: tuple[tuple[tuple[int, int], ...], ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Tokens of every view."""
+        return tuple(span["size"] for span in self.info)
 
     @property
     def tokens(self) -> int:
@@ -123,6 +142,7 @@ class VLM:
         self.transformer = transformer
         self.kind = kind
         self.device = clip.patcher.load_device
+        self.computed = self.reused = 0  # sequences, by this node's run
 
     @property
     def name(self) -> str:
@@ -214,7 +234,16 @@ class VLM:
             span.update(type="image", extra=extra)
             grid = grid_of(extra)
             sizes.append((int(grid[0][1]) // 2, int(grid[0][2]) // 2))
-        roles, weights, pieces, opener, lengths = [], [], [], tokens.opener, iter(span["size"] for span in info)
+        laid = self.lay_out(tokens, [span["size"] for span in info])
+        grids, rest = [], iter(sizes)
+        for picture in pictures:
+            grids.append(tuple(next(rest) for _ in picture))
+        return Embedded(embeds, mask, info, *laid, tuple(grids))
+
+    def lay_out(self, tokens: Tokens, sizes: Sequence[int]) -> LaidOut:
+        """Roles, weights and pieces of a chat whose views take ``sizes`` tokens each; nothing is computed for it."""
+        pad = self.tokenizer.convert_tokens_to_ids(IMAGE_PAD) if sizes else None
+        roles, weights, pieces, opener, lengths = [], [], [], tokens.opener, iter(sizes)
         for index, token in enumerate(tokens.ids):
             if index == tokens.opener:
                 opener = len(roles)
@@ -222,10 +251,34 @@ class VLM:
             roles += [tokens.roles[index]] * count
             weights += [tokens.weights[index]] * count
             pieces += [""] * count if token == pad else [tokens.pieces[index]]
-        grids, rest = [], iter(sizes)
-        for picture in pictures:
-            grids.append(tuple(next(rest) for _ in picture))
-        return Embedded(embeds, mask, info, roles, weights, pieces, opener, tuple(grids))
+        return LaidOut(roles, weights, pieces, opener)
+
+    def kept(
+        self,
+        key: tuple,
+        make: Callable[[], KeptStates],
+        serves: Callable[[KeptStates], bool] = lambda _kept: True,
+    ) -> KeptStates:
+        """Kept states that serve, or what ``make`` computes, which is then kept; both are counted for the report."""
+        return self.kept_each([key], lambda _numbers: [make()], serves)[0]
+
+    def kept_each(
+        self,
+        keys: Sequence[tuple],
+        make: Callable[[Sequence[int]], list[KeptStates]],
+        serves: Callable[[KeptStates], bool] = lambda _kept: True,
+    ) -> list[KeptStates]:
+        """The same for several keys; ``make`` is given the numbers of those that are missing and computes them at once."""
+        store = states_store(self)
+        found = [store.find(key, serves) for key in keys]
+        missing = [number for number, one in enumerate(found) if one is None]
+        self.reused += len(keys) - len(missing)
+        self.computed += len(missing)
+        if missing:
+            for number, made in zip(missing, make(missing), strict=True):
+                found[number] = made
+                store.put(keys[number], made, made.nbytes)
+        return found
 
     @contextmanager
     def tapped(self, taps: Sequence[int], stop: bool):
@@ -305,7 +358,7 @@ def encode(
     drop: int = 0,
     **about,
 ) -> tuple[HiddenStates, int]:
-    """Teacher-forced pass over a chat.
+    """Teacher-forced pass over a chat, or the kept states of the same one.
 
     Args:
         opener, pad: as in :meth:`VLM.tokenize`.
@@ -320,16 +373,21 @@ def encode(
         tokens = tokens._replace(roles=[SYSTEM] * drop + roles[drop:])
     seen = sum(view.shape[1] * view.shape[2] // TOKEN**2 for views in pictures for view in views)
     check_tokens(len(tokens.ids) + seen, vlm.decoder.config.max_position_embeddings, vlm.name)
-    vlm.load(len(tokens.ids) + seen, len(taps), precision)
-    embedded = vlm.embed(tokens, pictures)
-    states = vlm.states(embedded, taps, precision)
+
+    def read() -> KeptStates:
+        vlm.load(len(tokens.ids) + seen, len(taps), precision)
+        embedded = vlm.embed(tokens, pictures)
+        return KeptStates(vlm.states(embedded, taps, precision).cpu(), embedded.sizes, embedded.grids)
+
+    kept = vlm.kept(states_key(vlm, tokens.ids, pictures, taps, precision), read)
+    laid = vlm.lay_out(tokens, kept.sizes)
     return make_hidden_states(
-        states,
-        embedded.roles,
-        embedded.pieces,
+        kept.handed_out(),
+        laid.roles,
+        laid.pieces,
         taps,
         vlm.name,
-        grids=embedded.grids,
-        weights=torch.tensor(embedded.weights),
+        grids=kept.grids,
+        weights=torch.tensor(laid.weights),
         **about,
-    ), embedded.opener
+    ), laid.opener
