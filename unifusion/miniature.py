@@ -11,6 +11,7 @@ import unicodedata
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from .quoting import printable, quoted
 
@@ -68,7 +69,8 @@ class VLMConfig:
     @classmethod
     def from_dict(cls, values: dict) -> VLMConfig:
         names = cls.__dataclass_fields__
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names})
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names}
+        return cls(**known)
 
 
 def _whole(name: str, value: object) -> int:
@@ -80,7 +82,7 @@ def _whole(name: str, value: object) -> int:
 def _layers(name: str, value: object, layers: int) -> tuple[int, ...]:
     """Rising layer numbers, each once."""
     good = isinstance(value, list) and value and all(type(layer) is int and 0 <= layer < layers for layer in value)
-    if not good or value != sorted(set(value)):
+    if not isinstance(value, list) or not good or value != sorted(set(value)):
         raise ValueError(f"{name} must be rising layer numbers from 0 to {layers - 1}, found {quoted(value)}")
     return tuple(value)
 
@@ -112,7 +114,11 @@ def read_config(folder: str | Path) -> VLMConfig:
             **sizes,
             rope_theta=float(text["rope_theta"]),
             rms_norm_eps=float(text["rms_norm_eps"]),
-            rope_dims=tuple(_whole("mrope_section", part) for part in rope),
+            rope_dims=(
+                _whole("mrope_section", rope[0]),
+                _whole("mrope_section", rope[1]),
+                _whole("mrope_section", rope[2]),
+            ),
             deepstack_visual_indexes=_layers(
                 "deepstack_visual_indexes", vision["deepstack_visual_indexes"], sizes["vision_depth"]
             ),
@@ -204,7 +210,7 @@ def broken_caption(text: str, ended: bool) -> str | None:
 
 
 @lru_cache(maxsize=1)
-def _tokenizer_class() -> type:
+def _tokenizer_class() -> Any:
     from transformers import Qwen2Tokenizer
 
     class MiniatureWords(Qwen2Tokenizer):

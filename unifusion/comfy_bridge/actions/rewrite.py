@@ -9,26 +9,36 @@ from typing import NamedTuple
 import torch
 
 from ...chat_templates import QWEN, Template
+from ...conditions import label_texts
 from ...hidden_states import GENERATED, IMAGE, HiddenStates, make_hidden_states, take
+from ...json_caption import checked, values
+from ...letters import script_of
 from ...limits import check_tokens
-from ...messages import Segment, Tokens, chat, remove_control_tokens
+from ...messages import Segment, chat, remove_control_tokens
 from ...miniature import broken_caption
 from ...profiles import LAP, Profile, parse_taps, taps_for
 from ...prompt_weights import plain_text
 from ...quoting import quoted
-from ...references import TOKEN, PreparedReference, Reference
+from ...references import PreparedReference, Reference
 from ...selection import ENCODE_AGAIN, REWRITE_SELECTIONS, selection_mask
-from ...system_prompts import AS_PROFILE, CUSTOM, SYSTEM_PROMPTS, system_prompt_for
+from ...system_prompts import (
+    AS_PROFILE,
+    CUSTOM,
+    JSON_CAPTIONS,
+    SAME_LANGUAGE,
+    SYSTEM_PROMPTS,
+    asks_for,
+    system_prompt_for,
+)
 from ...verifi import Decoding, check_variations, count_words, room_to_write, seeds_of, what_is_broken, what_is_wrong
 from ..encoders.kept import KeptStates, states_key
-from ..encoders.text_encoder import VLM, encode
+from ..encoders.text_encoder import VLM, LaidOut, encode
 from ..encoders.writing import AT_LIMIT, ENDED, Decoded, check_can_write, decode, precision_for
 from .encode import (
     choose_profile,
     empty_prompt,
     encode_selected,
     gather,
-    label_texts,
     read_prompt,
     with_spans,
 )
@@ -100,11 +110,12 @@ def write(
         ValueError: if nothing can be written within the window.
     """
     tokens = vlm.tokenize(request.segments([(prefill, 1.0)] if prefill else ()), opener=request.template.opener)
-    read = len(tokens.ids) + sum(view.shape[1] * view.shape[2] // TOKEN**2 for views in request.views for view in views)
+    side = vlm.token_side
+    read = len(tokens.ids) + sum(view.shape[1] * view.shape[2] // side**2 for views in request.views for view in views)
     check_tokens(read, vlm.decoder.config.max_position_embeddings, vlm.name)
+    seeds = seeds or [settings.seed]
     tapped = () if selection == ENCODE_AGAIN else taps
     around = _tokens_around(vlm, profile, request) if selection == ENCODE_AGAIN else 0
-    seeds = seeds or [settings.seed]
     seconds = [0.0] * len(seeds)
 
     def limit(sizes: Sequence[int]) -> int:
@@ -118,15 +129,14 @@ def write(
             profile.title,
         )
 
-    def compute(numbers: Sequence[int]) -> list[KeptStates]:
-        vlm.load(read + settings.max_length, len(taps), precision, rows=len(numbers))
+    def compute(missing: Sequence[int]) -> list[KeptStates]:
+        vlm.load(read + settings.max_length, len(taps), precision, rows=len(missing))
         embedded = vlm.embed(tokens, request.views)
         most = limit(embedded.sizes)
         made = []
-        for number, decoded in zip(
-            numbers, decode(vlm, embedded, tapped, settings, most, precision, [seeds[number] for number in numbers])
-        ):
-            seconds[number] = decoded.seconds
+        texts = decode(vlm, embedded, tapped, settings, most, precision, [seeds[index] for index in missing])
+        for index, decoded in zip(missing, texts, strict=True):
+            seconds[index] = decoded.seconds
             states = None if decoded.states is None else decoded.states.cpu()
             ended = decoded.ending == ENDED
             made.append(KeptStates(states, embedded.sizes, embedded.grids, tuple(decoded.ids), ended, most))
@@ -136,16 +146,24 @@ def write(
         states_key(vlm, tokens.ids, request.views, tapped, precision, replace(settings, seed=seed).what_counts())
         for seed in seeds
     ]
-    kept = vlm.kept_each(keys, compute, serves=lambda found: found.serves(limit(found.sizes)))
-    return [_written(vlm, request, prefill, tokens, one, its, taps) for one, its in zip(kept, seconds, strict=True)]
+    found = vlm.kept_of_several(keys, compute, serves=lambda kept: kept.serves(limit(kept.sizes)))
+    return [
+        _written(vlm, request, prefill, kept, vlm.lay_out(tokens, kept.sizes), taps, spent)
+        for kept, spent in zip(found, seconds, strict=True)
+    ]
 
 
 def _written(
-    vlm: VLM, request: Request, prefill: str, tokens: Tokens, kept: KeptStates, seconds: float, taps: tuple[int, ...]
+    vlm: VLM,
+    request: Request,
+    prefill: str,
+    kept: KeptStates,
+    laid: LaidOut,
+    taps: tuple[int, ...],
+    seconds: float,
 ) -> Written:
-    """What was written, as text and hidden states."""
+    """What was decoded, as text and hidden states."""
     decoded = Decoded(list(kept.written), kept.handed_out(), seconds, ENDED if kept.ended else AT_LIMIT)
-    laid = vlm.lay_out(tokens, kept.sizes)
     raw = vlm.bytes_of(decoded.ids)
     # A text cut inside a character must not leave half of it behind.
     text = prefill + b"".join(raw).decode("utf-8", "ignore")
@@ -178,9 +196,11 @@ def _tokens_around(vlm: VLM, profile: Profile, request: Request) -> int:
 
 
 def _broken(vlm: VLM, profile: Profile, request: Request, prefill: str, written: Written) -> str | None:
-    """What is broken in a text; the miniature's has a form of its own."""
+    """What is broken in a text; the miniature's and a JSON caption have a form of their own."""
     ended = written.decoded.ending == ENDED
     problem = what_is_broken(written.text, ended)
+    if not problem and asks_for(request.system, JSON_CAPTIONS):
+        return checked(written.text).problem
     if problem or profile.key != "miniature" or request.system != SYSTEM_PROMPTS[profile.rewrite_system] or prefill:
         return problem
     return broken_caption(written.text, ended)
@@ -229,6 +249,27 @@ def _write_whole(
 
 def _next(seed: int) -> int:
     return seeds_of(seed, 2)[1]
+
+
+def _in_its_form(system: str, prompt: str, text: str) -> tuple[str, list[str]]:
+    """A text in the form that its system prompt asks for, as far as that can be had, and lines for the report."""
+    lines, words = [], text
+    if asks_for(system, JSON_CAPTIONS):
+        caption = checked(text)
+        lines += caption.notes
+        if caption.problem:
+            lines.append(
+                f"Warning: the text {caption.problem}; another seed, a higher max_length or edited_text helps."
+            )
+        else:
+            text, words = caption.text, values(caption.text)
+    asked, written = script_of(prompt), script_of(words)
+    if asks_for(system, SAME_LANGUAGE) and asked and written and asked != written:
+        lines.append(
+            f"Warning: the prompt is written in {asked} letters, the text in {written} ones, though the language of the "
+            f"prompt was asked for. Another seed, or first words in prefill, often help."
+        )
+    return text, lines
 
 
 def read_given(
@@ -341,7 +382,10 @@ def run_variations(
     answers: list[tuple[Pieces, Written | None, list[str]]] = []
     if has_text:
         only = " One picture is drawn, not several: unlock the text for variations." if variations > 1 else ""
-        answers.append((edited, None, [f"The edited text was used: nothing was written, one pass.{only}"]))
+        about = [f"The edited text was used: nothing was written, one pass.{only}"]
+        if asks_for(system, JSON_CAPTIONS) and (problem := checked(plain_text(edited)).problem):
+            about.append(f"Warning: the edited text {problem}, which {known.title} was trained with.")
+        answers.append((edited, None, about))
     else:
         check_variations(variations, sampling.get("sampling"))
         seeds = seeds_of(seed, variations)
@@ -352,8 +396,10 @@ def run_variations(
                     f"First words given in prefill, another system prompt or another seed often help."
                 )
                 answers.append((instruction, None, about))
-            else:
-                answers.append(([(written.text, 1.0)], written, about))
+                continue
+            formed, notes = _in_its_form(system, request.prompt, written.text)
+            about += notes
+            answers.append(([(formed, 1.0)], written if formed == written.text else None, about))
 
     ends = syntax_lines(request.prompt)
     if system_prompt != CUSTOM and custom_system_prompt.strip():
