@@ -225,11 +225,19 @@ def decode(
     progress.update_absolute(limit)
     seconds = time.perf_counter() - began
     return [
-        Decoded(row.ids, _states_of(states[index : index + 1, : embedded.tokens + len(row.ids)]), seconds, row.ending)
+        Decoded(
+            row.ids,
+            _states_of(states[index : index + 1, : embedded.tokens + len(row.ids)], alone=len(rows) == 1),
+            seconds,
+            row.ending,
+        )
         for index, row in enumerate(rows)
     ]
 
 
-def _states_of(states: torch.Tensor) -> torch.Tensor | None:
-    """What was kept, as it travels on; None where no layer was tapped."""
-    return states.float().to(comfy.model_management.intermediate_device()) if states.shape[2] else None
+def _states_of(states: torch.Tensor, alone: bool) -> torch.Tensor | None:
+    """What was kept, as it travels on; None where no layer was tapped. One of several holds no memory of the others."""
+    if not states.shape[2]:
+        return None
+    moved = states.float().to(comfy.model_management.intermediate_device())
+    return moved if alone else moved.clone()
