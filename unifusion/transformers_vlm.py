@@ -243,7 +243,7 @@ def _build(kind: Kind, values: dict, name: str, meta: bool) -> nn.Module:
         with torch.device("meta") if meta else _parameters_without_memory():
             return architecture(config).eval().requires_grad_(False)
     except Exception as error:  # whatever a contradiction in config.json raises there
-        reason = printable(error).splitlines()[0][:160].rstrip(".") if str(error) else type(error).__name__
+        reason = printable(" ".join(str(error).split()) or type(error).__name__)[:160].rstrip(".")
         raise ValueError(
             f"config.json in {quoted(name)} is not usable for {kind.title} ({reason}). Take the config.json "
             f"that came with the "

@@ -2,12 +2,15 @@
 
 import importlib
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from harness.tiny_folders import KINDS, tiny_folder, tiny_tokenizer
+from safetensors.torch import load_file, save_file
 
 from unifusion.folder_words import FolderWords
 from unifusion.hidden_states import GENERATED, IMAGE, INSTRUCTION, PADDING, SYSTEM, TEMPLATE
@@ -330,3 +333,39 @@ def test_words_of_every_form_give_their_bytes_back():
         words = FolderWords(tiny_tokenizer(kind), kind)
         joined = b"".join(words.bytes_of(words(text)["input_ids"])).decode()
         assert joined.strip() == text
+
+
+OLDER_NAMES = {
+    "qwen2_5_vl": ((r"^model\.language_model\.", "model."), (r"^model\.visual\.", "visual.")),
+    "qwen3_vl": (
+        (r"^model\.language_model\.", "model."),
+        (r"^model\.visual\.", "visual."),
+        (r"^lm_head\.", "model.lm_head."),
+    ),
+    "internvl": (
+        (r"^model\.language_model\.", "language_model.model."),
+        (r"^lm_head\.", "language_model.lm_head."),
+        (r"^model\.(vision_tower|multi_modal_projector)\.", r"\1."),
+    ),
+    "llama": ((r"^model\.", ""),),
+}
+
+
+@pytest.mark.parametrize("kind", OLDER_NAMES)
+def test_names_of_older_writers_are_known(vlms, folders, tmp_path, kind):
+    folder = shutil.copytree(folders(kind), tmp_path / "older")
+    renamed = {}
+    for name, weight in load_file(folder / "model.safetensors").items():
+        for pattern, replacement in OLDER_NAMES[kind]:
+            name, changed = re.subn(pattern, replacement, name)
+            if changed:
+                break
+        renamed[name] = weight
+    save_file(renamed, folder / "model.safetensors")
+    if kind == "qwen2_5_vl":  # and a configuration without a table of its own for the language model
+        values = json.loads((folder / "config.json").read_text())
+        text = values.pop("text_config")
+        (folder / "config.json").write_text(json.dumps(text | values | {"model_type": "qwen2_5_vl"}))
+    older = TransformersVLM.from_folder(folder)
+    said = chats(older)
+    assert torch.equal(older.states(said).states, vlms(kind).states(said).states)
