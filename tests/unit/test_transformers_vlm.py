@@ -369,3 +369,49 @@ def test_names_of_older_writers_are_known(vlms, folders, tmp_path, kind):
     older = TransformersVLM.from_folder(folder)
     said = chats(older)
     assert torch.equal(older.states(said).states, vlms(kind).states(said).states)
+
+
+@pytest.mark.parametrize("kind", ["qwen3_vl", "qwen2_5_vl", "internvl", "smolvlm", "llama"])
+def test_training_takes_steps_over_its_states(vlms, kind):
+    """LAP, refiner and a small drawing model, with the projection that a width of 48 needs; the loss falls, the frozen
+    model stays."""
+    from unifusion.dit import DiTConfig, SingleStreamDiT
+    from unifusion.pooling import pooled_width
+    from unifusion.training.objective import Batch, FlowMatching
+
+    vlm = vlms(kind)
+    before = {name: weight.clone() for name, weight in vlm.model.state_dict().items()}
+    colours = ("red", "blue")
+    read = vlm.states([Chat(instruction=colour, system="describe") for colour in colours])
+    states, mask = read.compact("everything after the system prompt")
+    config = DiTConfig(
+        features=128,
+        heads=1,
+        kvheads=1,
+        layers=1,
+        txtdim=pooled_width(vlm.width),
+        txtlayers=len(vlm.taps),
+        txtinput=vlm.width,
+    )
+    assert (config.txtdim, config.states_width) == (160, 48)
+    torch.manual_seed(0)
+    objective = FlowMatching(SingleStreamDiT(config).initialise(torch.Generator().manual_seed(0)), features_at=1)
+    bias = torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))
+    latents = torch.tensor([1.0, -1.0])[:, None, None, None].expand(2, 16, 4, 4)
+    batch = Batch(latents, states, bias)
+    objective.check(batch)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=2e-3)
+    losses = []
+    for step in range(12):
+        noise = torch.randn(2, 4, *latents.shape[1:], generator=torch.Generator().manual_seed(3))
+        t = torch.linspace(0.2, 0.8, 4).expand(2, 4)
+        loss = objective(batch, noise, t)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            assert objective.dit.txtfusion.input.weight.grad is not None
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.9 * losses[0]
+    assert not torch.equal(objective.dit.txtfusion.input.weight, torch.eye(160, 48))
+    assert all(torch.equal(weight, before[name]) for name, weight in vlm.model.state_dict().items())

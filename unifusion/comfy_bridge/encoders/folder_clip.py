@@ -305,11 +305,14 @@ def load_clip(folder: str | Path, taps: tuple[int, ...] = (), **patching) -> com
     Raises:
         ValueError: for whatever the folder lacks, or taps that the model has not.
     """
+    folder = Path(folder)
     vlm = TransformersVLM.from_folder(folder, dtype=None)
+    if folder.name == "vlm":
+        vlm.name = folder.parent.name  # of the model it belongs to
     if taps and not vlm.taps_named:
         if max(taps) >= vlm.layers:
             raise ValueError(
-                f"The drawing model was trained with layer {max(taps)}, but the language model in {quoted(Path(folder).name)} "
+                f"The drawing model was trained with layer {max(taps)}, but the language model in {quoted(vlm.name)} "
                 f"has {vlm.layers}. Take both from the same training."
             )
         vlm.taps = tuple(taps)
