@@ -29,6 +29,7 @@ class Sides:
 
     def __init__(self):
         self.rewrite = pack("unifusion.comfy_bridge.actions.rewrite")
+        self.kept = pack("unifusion.comfy_bridge.encoders.kept")
         from harness.random_krea2 import make_clip
 
         self.clip = make_clip(language=LANGUAGE)
@@ -39,6 +40,7 @@ class Sides:
 
     def verifi(self, length: int, selection: str = "images and rewritten text", variations: int = 1):
         """Prompt to hidden states, as the node does it; the negative is kept from the warm-up, as in use."""
+        self.kept.states_store(self.vlm).forget(lambda one: one.written)  # every run writes anew
         return self.rewrite.run_variations(
             self.clip,
             PROMPT,
