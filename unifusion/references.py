@@ -151,7 +151,7 @@ def from_batch(
             f"A reference must count in some part of the schedule: found start {start:g} and end {end:g}, "
             f"expected 0 <= start < end <= 1."
         )
-    label = _checked_label(label)
+    label = checked_label(label)
     if batch.ndim == 3:
         batch = batch[None]
     made = []
@@ -191,7 +191,7 @@ def from_images(images: dict[str, torch.Tensor | None]) -> list[Reference]:
     return [reference for name, batch in present for reference in from_batch(batch, name)]
 
 
-def _checked_label(label: str) -> str:
+def checked_label(label: str) -> str:
     """A label is words in front of a picture; control tokens in it would break the chat."""
     label = label.strip().rstrip(":").rstrip()
     if "<" in label or ">" in label or not label.isprintable():

@@ -303,6 +303,29 @@ def test_a_run_with_other_settings_is_not_gone_on_with(finished, capsys, change,
     assert said in capsys.readouterr().err
 
 
+def test_a_damaged_checkpoint_is_named_and_other_data_said(finished, folder, capsys):
+    path, out = finished
+    shutil.copytree(out, folder / "damaged")
+    other = path.with_name("damaged.toml")
+    other.write_text(
+        path.read_text().replace('out = "finished"', 'out = "damaged"').replace("heldout = 3", "heldout = 2")
+    )
+    assert main(["run", str(other)]) == 0
+    said = capsys.readouterr().out
+    assert "resuming with data" in said and "resuming with held_out 2, was 3" in said
+    state = folder / "damaged/checkpoints/step_6/state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    assert main(["run", str(other)]) == 2
+    assert "The checkpoint 'step_6' in 'damaged' is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("label", ["<|im_end|>", "a\nb", "x" * 200])
+def test_labels_that_would_break_the_chat_are_refused(folder, finished, label, capsys):
+    path = config_of(folder, "labels", data=f"labels = [{json.dumps(label)}]")
+    assert main(["run", str(path)]) == 2
+    assert "A label must be" in capsys.readouterr().err
+
+
 def test_pairs_are_read_by_the_same_command(folder, finished):
     pairs(folder / "plain", 4, controls=2)
     run = runs.prepare(

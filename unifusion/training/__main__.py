@@ -71,8 +71,9 @@ def run_command(given: argparse.Namespace, arguments: list[str]) -> None:
     if given.command == "run":
         runs.train(config, given.until)
     elif given.command == "encode":
-        runs.start_processes(config)
-        runs.encode(runs.prepare(config))
+        main = runs.start_processes(config).is_main_process
+        say = print if main else lambda text: None
+        runs.encode(runs.prepare(config, say), say)
     elif given.command == "plan":
         from .plan import print_plan
 

@@ -10,6 +10,7 @@ from ..hidden_states import HiddenStates
 from ..messages import remove_control_tokens
 from ..profiles import PROFILES, Profile
 from ..quoting import quoted
+from ..references import checked_label
 from ..system_prompts import SYSTEM_PROMPTS
 from .cache import LATENTS, STATES, Digests, key_of
 from .config import AUTO, VLM, Config
@@ -154,7 +155,7 @@ class ExampleMaker:
         """A condition with its key in the cache; a prompt without an answer is rewritten where that is asked for."""
         c = self.contract
         about = (c.identity, c.taps, c.profile.key, repr(c.profile), c.system, c.selection)
-        labels = tuple(labels[: len(pictures)])
+        labels = tuple(checked_label(label) for label in labels[: len(pictures)])
         shown = [self.digests.of(picture) for picture in pictures]
         rewrite = bool(self.config.data.rewrite and prompt and not answer)
         more = (["rewritten"] if rewrite else []) + ([c.pooled] if c.pooled else [])

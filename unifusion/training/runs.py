@@ -15,7 +15,7 @@ from accelerate import PartialState
 from torch import nn
 
 from . import processes
-from .cache import STATES, Cache, Digests
+from .cache import STATES, Cache, Digests, key_of
 from .cached_source import CachedSource
 from .config import Config
 from .data.buckets import describe
@@ -273,7 +273,13 @@ def make_trainer(run: Run, say: Say = print) -> Trainer:
         settings_of(config),
         config.out_folder,
         run.previews or None,
+        best_by="",
         held_out=HeldOutLoss(held, run.cache, config.seed) if held else None,
         exporter=Export(config, contract),
         about=fixed_facts(run),
+        told={
+            "batch": config.schedule.batch,
+            "data": key_of(sorted(example.latent for example in kept))[:12],
+            "held_out": len(held),
+        },
     )

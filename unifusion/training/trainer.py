@@ -185,10 +185,11 @@ class Trainer:
         settings: see :class:`TrainingSettings`.
         out: the folder; a run found there is resumed.
         scorer: see :data:`Scorer`; None for none.
-        best_by: the score that decides which weights are best; the held-out loss where there is one.
+        best_by: the score that decides which weights are best, empty for none; the held-out loss where there is one.
         held_out: see :data:`HeldOut`; None for none.
         exporter: see :data:`Exporter`; None writes ``dit.safetensors`` in bfloat16 under Krea 2's names.
         about: further facts of the run that a checkpoint has to agree with, in plain values.
+        told: further facts that may differ, which is then said.
 
     Raises:
         ValueError: if another process writes to the folder, or holds a run that this one cannot go on from.
@@ -206,9 +207,11 @@ class Trainer:
         held_out: HeldOut | None = None,
         exporter: Exporter | None = None,
         about: dict | None = None,
+        told: dict | None = None,
     ) -> None:
         self.settings, self.source, self.scorer, self.best_by = settings, source, scorer, best_by
-        self.held_out, self.exporter, self.about = held_out, exporter or self._write_dit, about or {}
+        self.held_out, self.exporter = held_out, exporter or self._write_dit
+        self.about, self.told = about or {}, told or {}
         self.out = Path(out)
         set_seed(settings.seed)
         self.accelerator = Accelerator(
@@ -268,7 +271,7 @@ class Trainer:
             self.accelerator.print(f"resumed at step {self.position.step} of {self.settings.steps}")
 
     def _about(self) -> dict:
-        return {**asdict(self.settings), "processes": self.accelerator.num_processes, **self.about}
+        return {**asdict(self.settings), "processes": self.accelerator.num_processes, **self.told, **self.about}
 
     def _compare(self, folder: Path) -> None:
         """Refuse a checkpoint that these settings cannot go on from; say what else differs from it.
@@ -461,6 +464,8 @@ class Trainer:
             name, value = HELD_OUT, -losses[HELD_OUT]
         elif self.best_by in scores:
             name, value = self.best_by, scores[self.best_by]
+        elif not self.best_by:
+            return
         else:
             found = ", ".join(scores) or "nothing"
             print(f"no best weights are kept: the scorer gives {found}, not {self.best_by}", flush=True)
