@@ -49,10 +49,10 @@ kind = "pairs"
 path = "pairs"
 [schedule]
 steps = {steps}
-batch = 8
-levels = 4
-lr = 2e-3
-warmup = 20
+batch = 4
+levels = 2
+lr = 3e-3
+warmup = 10
 level_mean = 0.6
 [watch]
 log_every = 10

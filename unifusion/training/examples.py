@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from ..hidden_states import HiddenStates
 from ..messages import remove_control_tokens
 from ..profiles import PROFILES, Profile
@@ -30,6 +32,7 @@ class Contract:
     Attributes:
         vlm: name; identity: hash of its files.
         taps, width, profile, system, selection: what is read of it.
+        picture_tokens: of a view of a square picture; 0 where the model reads none.
         pooled: hash of the model whose pooling was applied to what is in the cache; empty for none.
     """
 
@@ -40,6 +43,7 @@ class Contract:
     profile: Profile
     system: str
     selection: str
+    picture_tokens: int = 0
     pooled: str = ""
 
     @classmethod
@@ -54,7 +58,8 @@ class Contract:
         if removed:
             raise ValueError(f"vlm.system holds the control token {quoted(removed[0])}; leave it out.")
         taps = layers_read(encoder, settings.taps)
-        return cls(encoder.name, encoder.identity, taps, encoder.width, profile, system, settings.selection)
+        seen = prepare(encoder, profile, [torch.zeros(1, 64, 64, 3)])[0].tokens if profile.pictures else 0
+        return cls(encoder.name, encoder.identity, taps, encoder.width, profile, system, settings.selection, seen)
 
     def metadata(self, labels: Sequence[str] = ()) -> dict[str, str]:
         """For the head of a safetensors file."""
@@ -68,6 +73,7 @@ class Contract:
             "unifusion.selection": self.selection or self.profile.encode_selection,
             "unifusion.labels": ", ".join(labels) or self.profile.label,
             "unifusion.picture_pixels": str(self.profile.image_pixels),
+            "unifusion.picture_tokens": str(self.picture_tokens),
         }
 
 
