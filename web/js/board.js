@@ -147,7 +147,7 @@ class Board {
     name.onchange = () => this.change(row.slot, { name: name.value.trim() });
     const strength = element("input", {
       type: "number",
-      min: "0",
+      min: "-2",
       max: "10",
       step: "0.05",
       value: String(row.strength),
@@ -156,7 +156,7 @@ class Board {
     strength.dataset.field = "strength";
     strength.onchange = () => {
       const wanted = strength.value === "" ? 1 : Number(strength.value);
-      this.change(row.slot, { strength: Math.min(10, Math.max(0, wanted)) });
+      this.change(row.slot, { strength: Math.min(10, Math.max(-2, wanted)) });
     };
     const on = element("input", { type: "checkbox", checked: row.on, title: word("on") });
     on.dataset.field = "on";

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ...hidden_states import HiddenStates, image_role, take
+from ...jobs import with_jobs
 from ...messages import chat, remove_control_tokens
 from ...profiles import PROFILES, WIDTH_MAJOR, Profile, parse_taps, taps_for
 from ...prompt_weights import parse_weights, plain_text
@@ -57,12 +58,12 @@ def read_prompt(prompt: str, tokenizer) -> tuple[list[tuple[str, float]], list[s
     return pieces, removed
 
 
-def with_spans(hidden: HiddenStates, references: Sequence[PreparedReference]) -> HiddenStates:
-    """Give every image token the part of the schedule in which its reference counts."""
+def as_asked(hidden: HiddenStates, references: Sequence[PreparedReference]) -> HiddenStates:
+    """Every picture's tokens do the job of their reference, in the part of the schedule in which it counts."""
     spans = hidden.spans.clone()
     for index, reference in enumerate(references):
         spans[hidden.roles == image_role(index)] = torch.tensor([reference.start, reference.end])
-    return hidden._replace(spans=spans)
+    return with_jobs(hidden._replace(spans=spans), [reference.job for reference in references])
 
 
 def label_texts(references: Sequence[PreparedReference]) -> list[str]:
@@ -104,7 +105,7 @@ def encode_selected(
         drop=profile.drop if system == profile.system_for(_words(prompt), bool(references)) else 0,
         prompt=_words(prompt),
     )
-    everything = with_spans(everything, references)
+    everything = as_asked(everything, references)
     return everything, take(everything, selection_mask(everything.roles, selection, opener))
 
 
@@ -119,10 +120,12 @@ def empty_prompt(
 ) -> HiddenStates:
     """The usual negative: the empty prompt, with the same pictures where the profile says so.
 
+    Pictures to draw away from are left out of it: they are subtracted in the positive alone, as words are.
+
     Args:
         system: a system prompt other than the profile's; empty for that.
     """
-    references = references if profile.negative_pictures else ()
+    references = [r._replace(strength=max(0.0, r.strength)) for r in references] if profile.negative_pictures else ()
     system = system or profile.system_for("", bool(references))
     return encode_selected(vlm, profile, system, "", references, taps, selection, precision)[1]
 
