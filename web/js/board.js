@@ -183,7 +183,7 @@ class Board {
     name.onchange = () => this.change(row.slot, { name: name.value.trim() });
     const strength = element("input", {
       type: "number",
-      min: "0",
+      min: "-2",
       max: "10",
       step: "0.05",
       value: String(row.strength),
@@ -192,7 +192,7 @@ class Board {
     strength.dataset.field = "strength";
     strength.onchange = () => {
       const wanted = strength.value === "" ? 1 : Number(strength.value);
-      this.change(row.slot, { strength: Math.min(10, Math.max(0, wanted)) });
+      this.change(row.slot, { strength: Math.min(10, Math.max(-2, wanted)) });
     };
     const share = (field, least, most) => {
       const made = element("input", { type: "number", min: "0", max: "100", step: "5", title: word(field) });
