@@ -12,8 +12,8 @@ class LoadModel(Node):
             node_id="UniFusionLoadModel",
             display_name="Load UniFusion Model",
             category=CATEGORY,
-            description="Loads the bundled miniature, or a model of the same form from models/unifusion. For Krea 2 "
-            "use the stock loaders instead.",
+            description="Loads the bundled miniature, or a model of the same form from models/unifusion. For full-size "
+            "models such as Krea 2 use the stock loaders instead.",
             search_aliases=["UniFusion", "miniature", "checkpoint", "load model", "Krea 2"],
             inputs=[
                 io.Combo.Input(
