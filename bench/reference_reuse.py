@@ -33,18 +33,18 @@ class Encoding:
         """Encode with a prompt that was never used before."""
         self.runs += 1
         prompt = f"the first picture in the style of the second, number {self.runs:04}"
-        return self.bridge.run(self.clip, prompt, "krea2", "as the profile", "", "", "fp32", None, self.images)
+        return self.bridge.run(self.clip, prompt, profile="krea2", images=self.images)
 
     def forget(self, *stores: str) -> None:
         """Empty the stores."""
-        for store in stores or ("unifusion_features", "unifusion_negatives"):
+        for store in stores or ("unifusion_features", "unifusion_states"):
             vars(self.clip.cond_stage_model).pop(store, None)
 
     @property
     def stored(self) -> int:
         """Bytes kept."""
         module = self.clip.cond_stage_model
-        return module.unifusion_features.nbytes + module.unifusion_negatives.nbytes
+        return module.unifusion_features.nbytes + module.unifusion_states.nbytes
 
 
 def reuse(encoding: Encoding, runs: int = 3) -> list[Figure]:

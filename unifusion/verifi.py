@@ -8,7 +8,7 @@ depend on the host: the choices, the limits, and the detection of answers that a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -42,6 +42,10 @@ class Decoding:
     min_length: int = 0
     max_length: int = 256
 
+    def what_counts(self) -> Decoding:
+        """Equal for settings that write the same text, as long as the most tokens allow."""
+        return replace(self, seed=self.seed if self.sample else 0, max_length=max(self.max_length, 10**9))
+
     def __post_init__(self):
         if self.max_length < 1:
             raise ValueError(
@@ -64,6 +68,25 @@ class Decoding:
                 raise ValueError(f"{name} must be {'from 0 to 1' if highest == 1 else '0 or more'}, found {value}.")
         if not 0 < self.repetition_penalty < float("inf"):
             raise ValueError(f"repetition_penalty must be above 0, found {self.repetition_penalty}; 1 is none.")
+
+
+VARIATIONS = 8  # most texts of one run
+
+
+def check_variations(count: int, sampling: str | None) -> None:
+    """Raises ValueError for a number out of range, or for several texts where every one would be the same."""
+    if not 1 <= count <= VARIATIONS:
+        raise ValueError(f"The number of variations must be from 1 to {VARIATIONS}, found {count}.")
+    if count > 1 and sampling == "greedy":
+        raise ValueError(
+            f"{count} variations need sampling: 'greedy' writes the likeliest text, which is the same every time. Set "
+            f"sampling to 'sample', or variations to 1."
+        )
+
+
+def seeds_of(seed: int, count: int) -> list[int]:
+    """Seeds of variations: the given one and those behind it, within 64 bits."""
+    return [(seed + number) % 2**64 for number in range(count)]
 
 
 def room_to_write(

@@ -75,7 +75,9 @@ def run(graph, classes, key):
         kind = classes(one.type)
         function = getattr(kind, "execute", None) or getattr(kind(), kind.FUNCTION)
         out = function(**arguments(inputs))
-        results[name] = out if isinstance(out, tuple) else out.result
+        values = out if isinstance(out, tuple) else out.result
+        several = getattr(kind, "OUTPUT_IS_LIST", None) or [False] * len(values)  # one for each variation
+        results[name] = tuple(value[0] if many else value for value, many in zip(values, several))
     return results
 
 

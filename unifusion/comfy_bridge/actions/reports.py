@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import torch
 
 from ...hidden_states import IMAGE, INSTRUCTION, HiddenStates
-from ...miniature import knows_any, unknown_words
+from ...miniature_words import knows_any, slips, unknown_words
 from ...profiles import Profile
 from ...prompt_weights import HIGHEST, unread_weights
 from ...quoting import quoted
 from ...references import PreparedReference, prepared_lines, unknown_labels
+from ..encoders.kept import states_store
 from ..encoders.text_encoder import VLM
 
 
@@ -57,17 +58,23 @@ def weight_lines(everything: HiddenStates, selected: HiddenStates, pieces: Seque
 
 
 def foreign_word_lines(vlm: VLM, prompt: str) -> list[str]:
-    """First lines of a report: words that the miniature, which knows drawn shapes alone, has never seen."""
+    """First lines of a report: words that the miniature, which knows drawn shapes alone, has never seen.
+
+    Args:
+        prompt: as the creator typed it.
+    """
     if vlm.profile.key != "miniature":
         return []
     folder = vlm.tokenizer.name_or_path
     words = unknown_words(prompt, folder)
+    meant = [f"'{word}' as '{other}'" for word, other in slips(prompt, folder).items()]
+    read = [f"Read {', '.join(meant[:_MOST_SHOWN])}{', ...' if len(meant) > _MOST_SHOWN else ''}."] if meant else []
     if not words:
-        return []
+        return read
     line = f"This model draws coloured shapes. Not known: {', '.join(words)}."
     if not knows_any(prompt, folder):
         line += " Nothing here is known to it, so what it draws is its own choice."
-    return [line]
+    return [line, *read]
 
 
 def budget_lines(
@@ -93,6 +100,15 @@ def budget_lines(
     if precision == "bf16":
         lines.append("precision bf16: faster on a GPU; states differ from ComfyUI's fp32 encoding by a few percent.")
     return lines
+
+
+def kept_line(vlm: VLM) -> str:
+    """Report: what the encoder had to compute in this run, and what it keeps for the next."""
+    store = states_store(vlm)
+    return (
+        f"encoder: {vlm.computed} of {vlm.computed + vlm.reused} sequences computed, {vlm.reused} kept from before; "
+        f"{store.nbytes / 2**20:.1f} of at most {store.limit / 2**20:.0f} MB kept"
+    )
 
 
 # Syntax of other packs and of ComfyUI's own text nodes: (what it looks like, what to use here).

@@ -26,7 +26,8 @@ def about(hidden: HiddenStates) -> dict:
 
 
 def _entry(model: FusionModel, hidden: HiddenStates, tensor: torch.Tensor) -> list:
-    return [tensor, {"pooled_output": None, ABOUT: {**about(hidden), POOLED_BY: fingerprint(model.patcher)}}]
+    known = {**about(hidden), "width": model.width, POOLED_BY: fingerprint(model.patcher)}
+    return [tensor, {"pooled_output": None, ABOUT: known}]
 
 
 def schedule_pieces(hidden: HiddenStates) -> list[tuple[float, float, torch.Tensor]]:

@@ -37,7 +37,7 @@ class Carried(NamedTuple):
     """What :func:`split` finds.
 
     Attributes:
-        tokens: ``(B, T, W)``, as the drawing model takes them; rows of masks included.
+        tokens: ``(B, T, W)``, as the drawing model takes them; rows of masks included. All else is in main memory.
         weights: ``(B, T)`` float32; 0 for rows of masks.
         spans: ``(B, T, 2)`` float32, part of the schedule, from 0 to 1.
         regions: ``(B, T)`` int64, 0 = everywhere, else the number of the token's mask in its batch row, from 1.
@@ -138,7 +138,7 @@ def read(tokens: torch.Tensor, features: torch.Tensor) -> Carried:
     Raises:
         ValueError: as :func:`split`.
     """
-    features = features.float()
+    features = features.float().cpu()  # their numbers are read here; ComfyUI's conditioning is there anyway
     if not torch.isfinite(features).all():
         raise ValueError(
             "The weights inside this conditioning are NaN or infinite: a node between Layerwise Attention Pool and the "
@@ -174,7 +174,7 @@ def _regions(tokens: torch.Tensor, kinds: torch.Tensor) -> tuple[torch.Tensor, t
             end = index
             while end < len(kind) and kind[end] == MASK_ROW and (end - index) * tokens.shape[-1] < MASK_SIDE**2:
                 end += 1
-            values = tokens[row, index:end].flatten()[: MASK_SIDE**2].float()
+            values = tokens[row, index:end].flatten()[: MASK_SIDE**2].float().cpu()
             if len(values) < MASK_SIDE**2 or open_since is None:
                 raise ValueError(
                     "A region inside this conditioning is cut off: a node between Layerwise Attention Pool and the "
@@ -184,7 +184,7 @@ def _regions(tokens: torch.Tensor, kinds: torch.Tensor) -> tuple[torch.Tensor, t
             inside = kinds[row, open_since:index] == IN_REGION
             numbers[row, open_since:index][inside] = len(found)
             open_since, index = None, end
-        masks.append(torch.stack(found) if found else tokens.new_zeros(0, MASK_SIDE, MASK_SIDE, dtype=torch.float32))
+        masks.append(torch.stack(found) if found else torch.zeros(0, MASK_SIDE, MASK_SIDE))
     return numbers, tuple(masks)
 
 

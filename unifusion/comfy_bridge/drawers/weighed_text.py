@@ -12,7 +12,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ...profiles import TEXT_LAST, TEXT_REFINED_FIRST, Profile
 from .pooled_context import at_this_step, check_finite
-from .token_bias import OVERRIDE, TokenWeights, Watch
+from .token_bias import OVERRIDE, Placed, TokenWeights, Watch
 from .weighed_tokens import WeighedTokens
 
 WRAPPER = "unifusion_weighed_text"
@@ -22,8 +22,8 @@ APART = "unifusion_schedule"  # conditionings in which it differs are not drawn 
 class TextLastWeights(TokenWeights):
     """The text stands behind the picture (JoyImage)."""
 
-    def __init__(self, weights: torch.Tensor, earlier: Callable | None = None):
-        super().__init__(weights, earlier)
+    def __init__(self, weights: torch.Tensor, earlier: Callable | None = None, placed: dict | None = None):
+        super().__init__(weights, earlier, placed=placed)
         self._own = (self.bias, self.signs)
 
     def __call__(self, backend: Callable, q, k, v, heads, mask=None, **kwargs):
@@ -39,9 +39,15 @@ class RefinedFirstWeights(TokenWeights):
     """The text is refined by itself, then the picture by itself, then both together (Lumina 2, Z-Image)."""
 
     def __init__(
-        self, weights: torch.Tensor, earlier: Callable | None = None, *, text_layers: int, picture_layers: int
+        self,
+        weights: torch.Tensor,
+        earlier: Callable | None = None,
+        placed: dict | None = None,
+        *,
+        text_layers: int,
+        picture_layers: int,
     ):
-        super().__init__(weights, earlier)
+        super().__init__(weights, earlier, placed=placed)
         self._pictures = range(text_layers, text_layers + picture_layers)
         self._seen = 0
 
@@ -50,13 +56,15 @@ class RefinedFirstWeights(TokenWeights):
         return number not in self._pictures and super()._is_over_text(q, k)
 
 
-def _carrier(row: Profile, network: torch.nn.Module, weights: torch.Tensor, earlier: Callable | None) -> TokenWeights:
+def _carrier(
+    row: Profile, network: torch.nn.Module, weights: torch.Tensor, earlier: Callable | None, placed: dict
+) -> TokenWeights:
     if row.text_place == TEXT_LAST:
-        return TextLastWeights(weights, earlier)
+        return TextLastWeights(weights, earlier, placed)
     if row.text_place == TEXT_REFINED_FIRST:
         layers = len(network.context_refiner), len(network.noise_refiner)
-        return RefinedFirstWeights(weights, earlier, text_layers=layers[0], picture_layers=layers[1])
-    return TokenWeights(weights, earlier)
+        return RefinedFirstWeights(weights, earlier, placed, text_layers=layers[0], picture_layers=layers[1])
+    return TokenWeights(weights, earlier, placed=placed)
 
 
 class WeighedText:
@@ -69,6 +77,7 @@ class WeighedText:
     def __init__(self, row: Profile):
         self.row = row
         self.watch = Watch()
+        self.placed = Placed()
 
     def __call__(
         self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
@@ -88,7 +97,7 @@ class WeighedText:
         if weights is None:
             return executor(x, t, c_concat, tokens, control, options, **kwargs)
         network = base.diffusion_model
-        carrier = _carrier(self.row, network, weights, options.get(OVERRIDE))
+        carrier = _carrier(self.row, network, weights, options.get(OVERRIDE), self.placed.of(weights))
         out = executor(x, t, c_concat, tokens, control, {**options, OVERRIDE: carrier}, **kwargs)
         self.watch.look(carrier, 1, network)
         return out
@@ -139,5 +148,6 @@ def accepting_weights(model, row: Profile):
     weighed = WeighedText(row)
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER, check_run)
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER, weighed.watch.new_run)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER, weighed.placed.run)
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER, weighed)
     return clone

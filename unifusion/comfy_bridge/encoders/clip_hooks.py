@@ -27,7 +27,25 @@ def check_hooks(clip) -> None:
 
 
 def weights_key(clip) -> tuple:
-    """The same while the encoder's weights are: what is kept of one LoRA or hook is not given out for another."""
+    """The same while the encoder's weights are: what is kept of one LoRA or hook is not given out for another.
+
+    The objects themselves stand in it where they have no name of their own, so that a later one at the same address is
+    not taken for them.
+    """
     hooks = getattr(clip.patcher, "forced_hooks", None)
-    known = () if hooks is None else tuple((str(hook.hook_ref), hook.strength) for hook in hooks.hooks)
-    return clip.patcher.patches_uuid, known
+    known = () if hooks is None else tuple((hook.hook_ref, hook.strength) for hook in hooks.hooks)
+    replaced = tuple(sorted(clip.patcher.object_patches.items(), key=lambda item: item[0]))
+    return clip.patcher.patches_uuid, known, tuple((name, _Same(part)) for name, part in replaced)
+
+
+class _Same:
+    """Equal to itself alone, whatever the object in it calls equal."""
+
+    def __init__(self, part):
+        self.part = part
+
+    def __eq__(self, other):
+        return isinstance(other, _Same) and self.part is other.part
+
+    def __hash__(self):
+        return id(self.part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
@@ -10,16 +10,33 @@ from typing import NamedTuple
 import comfy.model_management
 import torch
 
+from ...folder_words import FolderWords
 from ...hidden_states import SYSTEM, TEMPLATE, HiddenStates, make_hidden_states
 from ...limits import check_tokens
 from ...messages import IMAGE_PAD, OPENER, Segment, Tokens
 from ...profiles import PROFILES, Profile, profile_of_encoder
+from ...quoting import quoted
 from ...references import TOKEN
 from .clip_hooks import check_hooks
+from .kept import KeptStates, states_key, states_store
 from .picture_features import image_features
 from .tokenizers import adapted, bytes_of, tokenize
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class LaidOut(NamedTuple):
+    """What is known of every token of a chat once pictures are expanded to their tokens.
+
+    Attributes:
+        roles, weights, pieces: one per expanded token.
+        opener: first token of the assistant's turn.
+    """
+
+    roles: list[int]
+    weights: list[float]
+    pieces: list[str]
+    opener: int
 
 
 class Embedded(NamedTuple):
@@ -29,8 +46,7 @@ class Embedded(NamedTuple):
         embeds: ``(1, tokens, width)`` float32 on the encoder's device.
         mask: ``(1, tokens)`` int64, ones.
         info: ComfyUI's list of image spans with grid and DeepStack features.
-        roles, weights, pieces: one per expanded token.
-        opener: first token of the assistant's turn.
+        roles, weights, pieces, opener: as in :class:`LaidOut`.
         grids: for each picture, (rows, columns) of tokens of each view.
     """
 
@@ -42,6 +58,11 @@ class Embedded(NamedTuple):
     pieces: list[str]
     opener: int
     grids: tuple[tuple[tuple[int, int], ...], ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Tokens of every view."""
+        return tuple(span["size"] for span in self.info)
 
     @property
     def tokens(self) -> int:
@@ -113,7 +134,7 @@ class VLM:
         self.wrapper = getattr(clip.tokenizer, getattr(clip.tokenizer, "clip", ""), None)
         self.tokenizer = adapted(getattr(self.wrapper, "tokenizer", None))
         kind = type(model).__name__.rstrip("_")
-        self.row = _row_of(model)
+        self.row = getattr(model, "unifusion_row", None) or _row_of(model)  # a folder brings its own
         if not hasattr(decoder, "layers") or (self.row is None and not hasattr(transformer, "build_image_inputs")):
             raise ValueError(
                 f"This text encoder ({kind}) {why_not(type(transformer))}. Load a Qwen3-VL encoder "
@@ -123,11 +144,13 @@ class VLM:
         self.transformer = transformer
         self.kind = kind
         self.device = clip.patcher.load_device
+        self.computed = self.reused = 0  # sequences, by this node's run
 
     @property
     def name(self) -> str:
         """Name kept with hidden states; the same for every clone of the encoder, with or without LoRA."""
-        return f"{self.clip.cond_stage_model.clip} ({self.layers} layers, width {self.width})"
+        model = self.clip.cond_stage_model
+        return f"{getattr(model, 'unifusion_name', model.clip)} ({self.layers} layers, width {self.width})"
 
     @property
     def layers(self) -> int:
@@ -144,6 +167,23 @@ class VLM:
         own = getattr(self.clip.cond_stage_model, "unifusion_taps", None)  # a folder's, in place of the table's
         return row if own is None or own == row.taps else replace(row, taps=own)
 
+    def check_profile(self, profile: Profile) -> None:
+        """Refuse a chat whose control tokens the encoder does not have; each would be read as several pieces of text.
+
+        Raises:
+            ValueError: naming the first of them.
+        """
+        if not isinstance(self.tokenizer, FolderWords):
+            return
+        known = self.tokenizer.get_added_vocab()
+        for template in (profile.chat, profile.writing_chat):
+            for token in template.control_tokens():
+                if token not in known:
+                    raise ValueError(
+                        f"The profile '{profile.key}' writes {quoted(token)}, which {self.name} does not know. Set profile to "
+                        f"'auto', or load the text encoder that belongs to {profile.title}."
+                    )
+
     @property
     def reads_pictures(self) -> bool:
         """Whether the encoder has a vision tower."""
@@ -157,7 +197,8 @@ class VLM:
     @property
     def token_side(self) -> int:
         """Pixels along one side of a token of a picture."""
-        return 2 * getattr(getattr(self.transformer, "visual", None), "patch_size", TOKEN // 2)
+        own = getattr(self.clip.cond_stage_model, "unifusion_token_side", 0)
+        return own or 2 * getattr(getattr(self.transformer, "visual", None), "patch_size", TOKEN // 2)
 
     def tokenize(self, segments: Sequence[Segment], *, opener: str = OPENER, pad: bool = False) -> Tokens:
         """Tokens of a chat.
@@ -173,8 +214,8 @@ class VLM:
         """UTF-8 bytes of every token."""
         return bytes_of(self.tokenizer, ids)
 
-    def load(self, tokens: int, taps: int, precision: str = "fp32") -> None:
-        """Ask ComfyUI to bring the encoder to its device with room for a sequence of ``tokens``.
+    def load(self, tokens: int, taps: int, precision: str = "fp32", rows: int = 1) -> None:
+        """Ask ComfyUI to bring the encoder to its device with room for ``rows`` sequences of ``tokens``.
 
         ComfyUI has no estimate of its own for these encoders. Counted: KV cache or activations of one layer, the
         causal mask, and the tapped states.
@@ -183,7 +224,7 @@ class VLM:
         config = self.decoder.config
         cache = 2 * self.layers * config.num_key_value_heads * config.head_dim * size
         activations = 4 * (config.hidden_size + config.intermediate_size) * size
-        need = tokens * (cache + activations + taps * self.width * 4) + 2 * tokens * tokens * size
+        need = tokens * (rows * (cache + taps * self.width * 4) + activations) + 2 * tokens * tokens * size
         comfy.model_management.load_models_gpu([self.clip.patcher], memory_required=need)
         self.clip.cond_stage_model.reset_clip_options()
         self.clip.cond_stage_model.set_clip_options({"execution_device": self.device})
@@ -214,7 +255,16 @@ class VLM:
             span.update(type="image", extra=extra)
             grid = grid_of(extra)
             sizes.append((int(grid[0][1]) // 2, int(grid[0][2]) // 2))
-        roles, weights, pieces, opener, lengths = [], [], [], tokens.opener, iter(span["size"] for span in info)
+        laid = self.lay_out(tokens, [span["size"] for span in info])
+        grids, rest = [], iter(sizes)
+        for picture in pictures:
+            grids.append(tuple(next(rest) for _ in picture))
+        return Embedded(embeds, mask, info, *laid, tuple(grids))
+
+    def lay_out(self, tokens: Tokens, sizes: Sequence[int]) -> LaidOut:
+        """Roles, weights and pieces of a chat whose views take ``sizes`` tokens each; nothing is computed for it."""
+        pad = self.tokenizer.convert_tokens_to_ids(IMAGE_PAD) if sizes else None
+        roles, weights, pieces, opener, lengths = [], [], [], tokens.opener, iter(sizes)
         for index, token in enumerate(tokens.ids):
             if index == tokens.opener:
                 opener = len(roles)
@@ -222,10 +272,33 @@ class VLM:
             roles += [tokens.roles[index]] * count
             weights += [tokens.weights[index]] * count
             pieces += [""] * count if token == pad else [tokens.pieces[index]]
-        grids, rest = [], iter(sizes)
-        for picture in pictures:
-            grids.append(tuple(next(rest) for _ in picture))
-        return Embedded(embeds, mask, info, roles, weights, pieces, opener, tuple(grids))
+        return LaidOut(roles, weights, pieces, opener)
+
+    def kept(
+        self,
+        key: tuple,
+        make: Callable[[], KeptStates],
+        serves: Callable[[KeptStates], bool] = lambda _kept: True,
+    ) -> KeptStates:
+        """Kept states that serve, or what ``make`` computes, which is then kept; both are counted for the report."""
+        return self.kept_of_several([key], lambda _missing: [make()], serves)[0]
+
+    def kept_of_several(
+        self,
+        keys: Sequence[tuple],
+        make: Callable[[list[int]], list[KeptStates]],
+        serves: Callable[[KeptStates], bool] = lambda _kept: True,
+    ) -> list[KeptStates]:
+        """:meth:`kept` for each key; ``make`` is given the numbers of those that are missing, and computes them at once."""
+        store = states_store(self)
+        found = [store.find(key, serves) for key in keys]
+        missing = [index for index, kept in enumerate(found) if kept is None]
+        self.reused += len(keys) - len(missing)
+        self.computed += len(missing)
+        for index, made in zip(missing, make(missing) if missing else (), strict=True):
+            found[index] = made
+            store.put(keys[index], made, made.nbytes)
+        return found
 
     @contextmanager
     def tapped(self, taps: Sequence[int], stop: bool):
@@ -305,7 +378,7 @@ def encode(
     drop: int = 0,
     **about,
 ) -> tuple[HiddenStates, int]:
-    """Teacher-forced pass over a chat.
+    """Teacher-forced pass over a chat, or the kept states of the same one.
 
     Args:
         opener, pad: as in :meth:`VLM.tokenize`.
@@ -318,18 +391,23 @@ def encode(
     if drop:
         roles = [TEMPLATE if role == SYSTEM else role for role in tokens.roles]
         tokens = tokens._replace(roles=[SYSTEM] * drop + roles[drop:])
-    seen = sum(view.shape[1] * view.shape[2] // TOKEN**2 for views in pictures for view in views)
+    seen = sum(view.shape[1] * view.shape[2] // vlm.token_side**2 for views in pictures for view in views)
     check_tokens(len(tokens.ids) + seen, vlm.decoder.config.max_position_embeddings, vlm.name)
-    vlm.load(len(tokens.ids) + seen, len(taps), precision)
-    embedded = vlm.embed(tokens, pictures)
-    states = vlm.states(embedded, taps, precision)
+
+    def read() -> KeptStates:
+        vlm.load(len(tokens.ids) + seen, len(taps), precision)
+        embedded = vlm.embed(tokens, pictures)
+        return KeptStates(vlm.states(embedded, taps, precision).cpu(), embedded.sizes, embedded.grids)
+
+    kept = vlm.kept(states_key(vlm, tokens.ids, pictures, taps, precision), read)
+    laid = vlm.lay_out(tokens, kept.sizes)
     return make_hidden_states(
-        states,
-        embedded.roles,
-        embedded.pieces,
+        kept.handed_out(),
+        laid.roles,
+        laid.pieces,
         taps,
         vlm.name,
-        grids=embedded.grids,
-        weights=torch.tensor(embedded.weights),
+        grids=kept.grids,
+        weights=torch.tensor(laid.weights),
         **about,
-    ), embedded.opener
+    ), laid.opener
