@@ -13,8 +13,8 @@ class LoadModel(Node):
             display_name="Load UniFusion Model",
             category=CATEGORY,
             description="Loads the bundled miniature, a model of your own from models/unifusion, or a language model alone as "
-            "transformers saves it (Qwen3-VL, InternVL, SmolVLM2, SmolLM2 and others). For Krea 2 use the stock loaders "
-            "instead.",
+            "transformers saves it (Qwen3-VL, InternVL, SmolVLM2, SmolLM2 and others). For full-size models such as "
+            "Krea 2 use the stock loaders instead.",
             search_aliases=[
                 "UniFusion",
                 "miniature",

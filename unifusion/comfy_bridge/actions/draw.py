@@ -11,7 +11,7 @@ from ...profiles import SAMPLER_PRESETS, SamplerPreset
 from ...quoting import quoted
 from ..drawers.conditioning import MISSING_NEGATIVE
 from ..drawers.door import accepting, rows_of
-from ..drawers.flow_sampling import UniFusionGuider, sample, shifted
+from ..drawers.flow_sampling import UniFusionGuider, in_form, sample, shifted
 from ..drawers.reference_latents import check_reference_latents
 
 AUTO = "auto"
@@ -142,8 +142,8 @@ def run(
             f"The latent has {start.shape[1]} channels, but this MODEL draws in {channels}. Encode the "
             f"picture with the VAE that belongs to the MODEL."
         )
-    if denoise == 0:
-        return latent
+    if denoise == 0:  # nothing is drawn; what comes behind still gets a latent of this MODEL's form
+        return {**latent, "samples": in_form(model, latent)}
     model = shifted(model, start, chosen.shift, chosen.mu, chosen.steps)
     made = guider(model, positive, negative, cfg=chosen.cfg, images_only=images_only, image_guidance=image_guidance)
     return sample(made, latent, seed, chosen.steps, chosen.sampler, chosen.scheduler, denoise)
