@@ -102,6 +102,8 @@ def encode_selected(
         opener=profile.chat.opener,
         pad=True,
         drop=profile.drop if system == profile.system_for(_words(prompt), bool(references)) else 0,
+        in_parts=profile.picture_rule
+        is None,  # with a rule, ComfyUI has an edit-encode node that is equalled bit for bit
         prompt=_words(prompt),
     )
     everything = with_spans(everything, references)

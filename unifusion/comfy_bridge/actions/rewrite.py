@@ -21,6 +21,7 @@ from ...selection import ENCODE_AGAIN, REWRITE_SELECTIONS, selection_mask
 from ...system_prompts import AS_PROFILE, CUSTOM, SYSTEM_PROMPTS, system_prompt_for
 from ...verifi import Decoding, count_words, room_to_write, what_is_broken, what_is_wrong
 from ..encoders.kept import KeptStates, states_key
+from ..encoders.prefix import embed_in_parts
 from ..encoders.text_encoder import VLM, encode
 from ..encoders.writing import AT_LIMIT, ENDED, Decoded, check_can_write, decode, precision_for
 from .encode import (
@@ -119,7 +120,7 @@ def write(
     def compute() -> KeptStates:
         nonlocal seconds
         vlm.load(read + settings.max_length, len(taps), precision)
-        embedded = vlm.embed(tokens, request.views)
+        embedded = embed_in_parts(vlm, tokens, request.views, tapped, precision, writing=True)
         most = limit(embedded.sizes)
         decoded = decode(vlm, embedded, tapped, settings, most, precision)
         seconds = decoded.seconds

@@ -13,6 +13,7 @@ import torch
 
 from ...profiles import WRITE_ELSEWHERE
 from ...verifi import Decoding
+from .prefix import read_rest
 from .text_encoder import PRECISIONS, VLM, Embedded
 
 ENDED, AT_LIMIT = "ended by itself", "stopped at the limit"
@@ -106,13 +107,18 @@ def decode(
         vlm.tapped(taps, stop=False) if taps else nullcontext({}) as caught,
     ):
         positions = pictures = deepstack = None
-        if embedded.info:
+        if embedded.info and not embedded.prefix:
             positions, pictures, deepstack = transformer.build_image_inputs(embedded.embeds, embedded.info)
         # With pictures a token's position is not its index: it goes on behind the largest position read.
         following = None
         if positions is not None:
             following = int(positions[:, -1].max()) + 1 + torch.arange(limit, device=vlm.device)
-        cache = transformer.init_kv_cache(1, embedded.tokens + limit, vlm.device, dtype)
+        if embedded.prefix:
+            read = embedded.embeds.shape[1]
+            following = embedded.prefix.following + read + torch.arange(limit, device=vlm.device)
+            cache = embedded.prefix.cache(transformer, read + limit, vlm.device, dtype)
+        else:
+            cache = transformer.init_kv_cache(1, embedded.tokens + limit, vlm.device, dtype)
 
         def keep(count):
             nonlocal kept
@@ -145,11 +151,18 @@ def decode(
             )
             return token, token[0].item()
 
-        first = {} if deepstack is None else {"deepstack_embeds": deepstack, "visual_pos_masks": pictures}
-        hidden, _, cache = decoder.forward(
-            None, embeds=embedded.embeds.to(dtype), past_key_values=cache, position_ids=positions, **first
-        )
-        keep(embedded.tokens)
+        if embedded.prefix:
+            hidden, cache = read_rest(vlm, embedded, cache, dtype)
+            if taps:
+                states[:, : embedded.prefix.count] = embedded.prefix.states
+            kept = embedded.prefix.count
+            keep(embedded.embeds.shape[1])
+        else:
+            first = {} if deepstack is None else {"deepstack_embeds": deepstack, "visual_pos_masks": pictures}
+            hidden, _, cache = decoder.forward(
+                None, embeds=embedded.embeds.to(dtype), past_key_values=cache, position_ids=positions, **first
+            )
+            keep(embedded.tokens)
         while True:
             comfy.model_management.throw_exception_if_processing_interrupted()
             token, drawn = draw(stops if len(ids) < settings.min_length else ())
