@@ -73,6 +73,7 @@ class ChatTokenizer:
         self.pad, self.end, self.image_pad = tokenizer.convert_tokens_to_ids(
             ["<|endoftext|>", "<|im_end|>", "<|image_pad|>"]
         )
+        self.spelled = getattr(tokenizer, "spelled", str)  # as the nodes read a prompt
         self.ids = lru_cache(maxsize=65536)(lambda text: tuple(tokenizer(text)["input_ids"]) if text else ())
 
     def __call__(self, chat: Chat) -> tuple[list[int], list[int], int]:
@@ -98,7 +99,7 @@ class ChatTokenizer:
                 ids.extend([self.image_pad] * IMAGE_TOKENS)
                 roles.extend([image_role(index)] * IMAGE_TOKENS)
                 put("<|vision_end|>", TEMPLATE)
-        put(chat.instruction, INSTRUCTION)
+        put(self.spelled(chat.instruction), INSTRUCTION)
         put("<|im_end|>\n", TEMPLATE)
         put("<|im_start|>assistant\n", TEMPLATE)
         start = len(ids)

@@ -68,7 +68,7 @@ def test_pictures_cost_a_copy_of_what_is_kept_and_nothing_when_only_the_words_ch
 def test_a_token_that_is_written_costs_its_own_id_and_nothing_else(seen):
     short, long = seen["verifi"]["ours"], seen["verifi, twice the tokens"]["ours"]
     more = {place: count - short.get(place, 0) for place, count in long.items() if count > short.get(place, 0)}
-    assert more == {"unifusion/comfy_bridge/encoders/writing.py:draw (wait for a value)": 4}
+    assert more == {"unifusion/comfy_bridge/encoders/writing.py:draw_all (wait for a value)": 4}
     per_step = seen["verifi, sampled"]["host"]
     assert set(per_step) - set(seen["verifi"]["host"]) == {"comfy/text_encoders/llama.py:sample_token (to device)"}
 

@@ -64,7 +64,7 @@ def test_greedy_text_is_comfyuis_and_its_states_are_those_of_a_teacher_forced_pa
     settings = Decoding(max_length=LENGTH)
     written = bridge("actions.rewrite").write(
         vlm, row, asked, "", taps, "everything after the system prompt", settings, "fp32"
-    )
+    )[0]
     ids = written.decoded.ids
     assert calls == [len(tokens.ids)] + [1] * len(ids)
 

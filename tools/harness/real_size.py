@@ -1,13 +1,14 @@
 """Krea 2 at its own sizes on a GPU that is not there (see ``fake_cuda``): 4.4 billion weights of text encoder, 12.8 of MODEL.
 
-``python tools/harness/real_size.py encoding writing drawing`` drives nodes and prints as JSON what they did. A process of its
-own, since the GPU stays until the process ends.
+``python tools/harness/real_size.py encoding writing drawing`` drives nodes and prints as JSON what they did, ``... table`` the
+memory they need beside the stock graph's. A process of its own, since the GPU stays until the process ends.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import json
 import os
 import sys
@@ -35,7 +36,7 @@ REASONS = {
     "comfy/text_encoders/llama.py:generate": "ComfyUI reads the drawn token",
     "comfy/samplers.py:inner_sample": "ComfyUI asks whether the latent is empty, once a run",
     "comfy/samplers.py:max_denoise": "ComfyUI compares noise levels, once a run",
-    "unifusion/comfy_bridge/encoders/writing.py:draw": "the drawn token: whether it ends the text, and what is said",
+    "unifusion/comfy_bridge/encoders/writing.py:draw_all": "the drawn token: whether it ends the text, and what is said",
     "unifusion/comfy_bridge/encoders/prefix.py:_read": "the position behind the pictures, from ComfyUI's own rule; once for "
     "every set of pictures that is read",
     "unifusion/comfy_bridge/drawers/pooled_context.py:at_this_step": "the noise level of the step, only where a reference "
@@ -89,9 +90,15 @@ def make_model(gpu: FakeCuda, weights: str = "bf16"):
     import comfy.ops
     import comfy.sd
 
+    import comfy.model_base
+
     with gpu.models():
         network = comfy.ldm.krea2.model.SingleStreamDiT(dtype=torch.bfloat16, operations=comfy.ops.disable_weight_init)
-        return comfy.sd.load_diffusion_model_state_dict(network.state_dict(), model_options={"dtype": DTYPES[weights]})
+        options = {"dtype": DTYPES[weights]}
+        model = comfy.sd.load_diffusion_model_state_dict(network.state_dict(), model_options=options)
+    # Noise levels are numbers that the sampler reads, not weights.
+    model.model.model_sampling = comfy.model_base.model_sampling(model.model.model_config, model.model.model_type)
+    return model
 
 
 def words(tokens: int) -> str:
@@ -136,7 +143,7 @@ class Scene:
             drawn += 1
             return 1000 + drawn if drawn % (tokens + 1) else config.stop_tokens[0]
 
-        for place in ("unifusion/comfy_bridge/encoders/writing.py:draw", "comfy/text_encoders/llama.py:generate"):
+        for place in ("unifusion/comfy_bridge/encoders/writing.py:draw_all", "comfy/text_encoders/llama.py:generate"):
             self.gpu.values[place] = token
 
     def run(self, node: str, **inputs):
@@ -293,9 +300,79 @@ class Drive:
                 self.did(f"load {what}", scene.run, "UniFusionLoadConditioning", **given)
 
 
-if __name__ == "__main__":
+class Sizes:
+    """Peak of live bytes over prompts and pictures, beside the stock graph's."""
+
+    def __init__(self, weights: str):
+        self.scene, self.weights = Scene(weights), weights
+        self.chat = self.scene.pack("unifusion.messages").chat
+        self.system = self.scene.pack("unifusion.profiles").PROFILES["krea2"].system
+
+    def peak(self, call: Callable, *arguments):
+        """(what it returns, most GiB alive on the device during the call, weights included), nothing loaded before it."""
+        import comfy.model_management
+
+        comfy.model_management.unload_all_models()
+        with self.scene.gpu.recording() as record:
+            out = call(*arguments)
+        return out, record.peak / GIB
+
+    def stock(self, prompt: str, count: int) -> list:
+        """CLIPTextEncode of the same tokens: ComfyUI's own template with pictures loses the system prompt."""
+        self.scene.see(count * MEGAPIXEL)
+        clip = self.scene.clip
+        template = "".join(segment.text for segment in self.chat(self.system, "{}", [1] * count))
+        return clip.encode_from_tokens_scheduled(
+            clip.tokenize(prompt, llama_template=template, images=pictures(count, first=50))
+        )
+
+    def stock_step(self, positive: list, negative: list) -> None:
+        import nodes
+
+        nodes.common_ksampler(self.scene.model, 1, 1, 4.0, "euler", "simple", positive, negative, latent())
+
+    def rows(self) -> list[dict]:
+        found = []
+        for tokens, count in itertools.product((128, 512, 2048), (0, 1, 3)):
+            (hidden, below, _), encode = self.peak(self.scene.encode, tokens, count)
+            positive, stock_encode = self.peak(self.stock, words(tokens), count)
+            (model, above, under, *_), pool = self.peak(self.scene.pool, hidden, below)
+            _, step = self.peak(self.scene.draw, model, above, under)
+            _, stock_step = self.peak(self.stock_step, positive, self.stock("", 0))
+            row = dict(weights=self.weights, tokens=tokens, pictures=count, encode=encode, stock_encode=stock_encode)
+            found.append(row | dict(pool=pool, step=step, stock_step=stock_step))
+            print(found[-1], file=sys.stderr, flush=True)
+        return found
+
+
+def size_table() -> str:
+    """Markdown of ``sizes bf16`` and ``sizes fp8``, each in a process of its own."""
+    import subprocess
+
+    head = ["weights", "tokens", "pictures", "encode", "stock encode", "pool", "step", "stock step"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for weights in DTYPES:
+        done = subprocess.run(
+            [sys.executable, __file__, "sizes", weights], stdout=subprocess.PIPE, text=True, check=True
+        )
+        for row in json.loads(done.stdout.splitlines()[-1]):
+            lines.append("| " + " | ".join(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
+    return "\n".join(lines)
+
+
+def main(what: str, *more: str) -> None:
+    if what == "table":
+        print(size_table())
+        return
     with torch.inference_mode():
+        if what == "sizes":
+            print("\n" + json.dumps(Sizes(*more).rows()))
+            return
         drive = Drive()
-        for part in sys.argv[1:]:
+        for part in (what, *more):
             getattr(drive, part)()
         print("\n" + json.dumps(drive.seen))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -23,12 +23,14 @@ _BEFORE_EDGE = 1e-5
 
 
 class _Ready(NamedTuple):
-    """Context of one call: tokens that count at this step, their weights ``(batch, tokens)`` or None if all are 1, and
-    the numbers of their regions ``(batch, tokens)`` or None if all count everywhere."""
+    """Context of one call: tokens that count at this step, their weights ``(batch, tokens)`` or None if all are 1, the
+    numbers of their regions ``(batch, tokens)`` or None if all count everywhere, and which tokens of all they are
+    ``(all tokens,)`` or None if none was dropped."""
 
     tokens: torch.Tensor
     weights: torch.Tensor | None
     regions: torch.Tensor | None = None
+    kept: torch.Tensor | None = None
 
 
 def has_pooling(model) -> bool:
@@ -97,7 +99,7 @@ class WeighedContext:
         if not pooled or c_crossattn.shape[-1] != network.txtdim + token_features.FEATURES:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         carried = token_features.split(c_crossattn, network.txtdim)
-        tokens, weights, regions = at_this_step(carried, t, base.model_sampling)
+        tokens, weights, regions, _ = at_this_step(carried, t, base.model_sampling)
         if weights is None and regions is None:
             return executor(x, t, c_concat, tokens, control, options, **kwargs)
         check_takes_weights(network)  # a file saved by a newer ComfyUI may hold weights
@@ -126,7 +128,7 @@ def at_this_step(carried: token_features.Carried, sigma: torch.Tensor, model_sam
     Raises:
         ValueError: if none counts.
     """
-    tokens, weights, regions = carried.tokens, carried.weights, carried.regions
+    tokens, weights, regions, kept = carried.tokens, carried.weights, carried.regions, None
     if carried.scheduled or carried.is_mask.any():
         active = _active(carried.spans, float(sigma.max()), model_sampling) & ~carried.is_mask
         if not active.any(dim=1).all():
@@ -136,10 +138,11 @@ def at_this_step(carried: token_features.Carried, sigma: torch.Tensor, model_sam
             )
         if (active == active[:1]).all():  # every row drops the same tokens: they are as if they had never been there
             index = active[0].nonzero().squeeze(1)
+            kept = None if active.all() else active[0]
             tokens, weights, regions = tokens[:, index.to(tokens.device)], weights[:, index], regions[:, index]
         else:
             weights = weights.masked_fill(~active, 0.0)
-    return _Ready(tokens, weights if (weights != 1).any() else None, regions if regions.any() else None)
+    return _Ready(tokens, weights if (weights != 1).any() else None, regions if regions.any() else None, kept)
 
 
 def _active(spans: torch.Tensor, sigma: float, model_sampling) -> torch.Tensor:

@@ -86,7 +86,7 @@ def embed_in_parts(vlm, tokens: Tokens, pictures, taps: Sequence[int], precision
         An ``Embedded`` whose embeddings are those of the rest, and whose ``prefix`` is the part in front; or one without a
         prefix where the chat is not read in parts.
     """
-    count = length_in_front(vlm, tokens)
+    count = length_in_front(vlm, tokens) if vlm.reads_pictures and any(map(len, pictures)) else 0
     if not count:
         return vlm.embed(tokens, pictures)
     front = _cut(tokens, 0, count)
