@@ -20,9 +20,10 @@ SIDE = 384  # pixels; 144 tokens a picture, the size that Krea 2 gets, so nobody
 def forget_prompts(clip) -> None:
     """Have the next prompt encoded, although the same one was encoded before; pictures and the empty prompt stay known."""
     store = getattr(clip.cond_stage_model, "unifusion_states", None)
-    shortest = min((len(key[0]) for key in store._kept), default=0) if store else 0
-    for key in [key for key in store._kept if len(key[0]) > shortest] if store else ():
-        store.nbytes -= store._kept.pop(key)[1]
+    if store is not None:
+        shortest = min((len(key[0]) for key in store._kept), default=0)
+        for key in [key for key in store._kept if len(key[0]) > shortest]:
+            store.nbytes -= store._kept.pop(key)[1]
 
 
 class Sides:

@@ -24,18 +24,12 @@ PROMPT = "a red fox in the snow"
 SYSTEM = "photograph"
 
 
-def forget_texts(clip) -> None:
-    """Have the next request written, although the same one was written before."""
-    store = getattr(clip.cond_stage_model, "unifusion_states", None)
-    for key in [key for key, (kept, _) in store._kept.items() if kept.written] if store else ():
-        store.nbytes -= store._kept.pop(key)[1]
-
-
 class Sides:
     """The same request to this pack, to ComfyUI's own nodes and to transformers."""
 
     def __init__(self):
         self.rewrite = pack("unifusion.comfy_bridge.actions.rewrite")
+        self.kept = pack("unifusion.comfy_bridge.encoders.kept")
         from harness.random_krea2 import make_clip
 
         self.clip = make_clip(language=LANGUAGE)
@@ -45,8 +39,8 @@ class Sides:
         self.asked = "".join(segment.text for segment in chat(system, PROMPT))
 
     def verifi(self, length: int, selection: str = "images and rewritten text", variations: int = 1):
-        """Prompt to hidden states, as the node does it; the negative is kept from the warm-up, as in use, the text is not."""
-        forget_texts(self.clip)
+        """Prompt to hidden states, as the node does it; the negative is kept from the warm-up, as in use."""
+        self.kept.states_store(self.vlm).forget(lambda one: one.written)  # every run writes anew
         return self.rewrite.run_variations(
             self.clip,
             PROMPT,

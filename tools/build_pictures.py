@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 HELP = PACK / "web" / "docs" / "pictures"
 TOUR = PACK / "docs" / "pictures"
 MARGIN = 24
-IN_NO_TEMPLATE = ("UniFusionGuider", "UniFusionRegion", "UniFusionReference")
+IN_NO_TEMPLATE = ("UniFusionGuider", "UniFusionLabelledSheet")
 
 
 def slug(graph: Graph) -> str:
@@ -141,7 +141,9 @@ def main() -> None:
                             drawn.resize((384, 384), Image.Resampling.LANCZOS).save(TOUR / f"{slug(graph)}_result.png")
                             drawn = drawn.resize((512, 512), Image.Resampling.LANCZOS)
                         elif graph.picture == "save":
-                            drawn.resize((384, 384), Image.Resampling.LANCZOS).save(TOUR / f"{slug(graph)}_result.png")
+                            small = drawn.copy()
+                            small.thumbnail((384, 384), Image.Resampling.LANCZOS)
+                            small.save(TOUR / f"{slug(graph)}_result.png")
                         picture = drawn
                     else:
                         picture = titled(picture, graph.name[3:])

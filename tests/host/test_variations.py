@@ -32,6 +32,8 @@ def encoder(bridge, key):
 
 
 def rewrites(bridge, key, *, variations, seed=0, **more):
+    vlm = bridge("encoders.text_encoder").VLM(encoder(bridge, key))
+    bridge("encoders.kept").states_store(vlm).forget(lambda one: one.written)  # every call writes anew
     asked = {"sampling": SAMPLE, "max_length": 12, "precision": "fp32", **more}
     return bridge("actions.rewrite").run_variations(
         encoder(bridge, key), "a red fox and a blue star", seed=seed, variations=variations, **asked
@@ -93,6 +95,19 @@ def test_one_prefill_and_a_row_that_ended_costs_nothing_more(bridge):
     assert [rows for rows, _ in seen[1:]] == [
         sum(length >= step for length in lengths) for step in range(1, max(lengths) + 1)
     ]
+
+
+@bundled
+def test_of_four_of_which_two_are_known_two_are_written(bridge):
+    known = rewrites(bridge, "miniature", variations=2, seed=40, max_length=200)
+    run = bridge("actions.rewrite").run_variations
+    asked = {"sampling": SAMPLE, "max_length": 200, "precision": "fp32"}
+    with fed(bridge, "miniature") as seen:
+        four = run(encoder(bridge, "miniature"), "a red fox and a blue star", seed=40, variations=4, **asked)
+    assert max(rows for rows, _ in seen) == 2
+    assert [one.text for one in four[:2]] == [one.text for one in known]
+    for number, one in enumerate(four):
+        same(one, rewrites(bridge, "miniature", variations=1, seed=40 + number, max_length=200)[0])
 
 
 @bundled

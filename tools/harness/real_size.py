@@ -87,10 +87,9 @@ def make_clip(gpu: FakeCuda, weights: str = "bf16"):
 def make_model(gpu: FakeCuda, weights: str = "bf16"):
     """Krea 2's own MODEL, as the stock loader makes it."""
     import comfy.ldm.krea2.model
+    import comfy.model_base
     import comfy.ops
     import comfy.sd
-
-    import comfy.model_base
 
     with gpu.models():
         network = comfy.ldm.krea2.model.SingleStreamDiT(dtype=torch.bfloat16, operations=comfy.ops.disable_weight_init)
