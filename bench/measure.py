@@ -153,7 +153,7 @@ class Neighbours:
         A child that still runs, such as a server, counts as other: it is measured from outside.
         """
         at, busy, own = (now - then for now, then in zip(self._now(), self.start))
-        return max(0.0, (busy - own) / max(at * self.cores, 1e-9))
+        return min(1.0, max(0.0, (busy - own) / max(at * self.cores, 1e-9)))
 
 
 def share_before(seconds: float = 5.0) -> float:

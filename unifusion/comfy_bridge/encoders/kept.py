@@ -19,9 +19,8 @@ from .picture_fingerprint import fingerprint
 
 FEATURE_LIMIT = 512 * 2**20  # bytes of features kept per encoder
 STATES_LIMIT = 512 * 2**20  # bytes of hidden states kept per encoder
-PREFIX_LIMIT = min(
-    2 * 2**30, int(comfy.model_management.total_ram * 2**20) // 8
-)  # bytes of what stands before the words
+# Bytes of what stands before the words.
+PREFIX_LIMIT = min(2 * 2**30, int(comfy.model_management.total_ram * 2**20) // 8)
 MOST_SEQUENCES = 16  # sequences whose states are kept: a graph of a few regions, with their negatives
 
 
