@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import comfy.model_management
+import comfy.text_encoders.llama as llama
 import torch
 from comfy.ldm.modules import attention as host_attention
 
@@ -59,9 +60,9 @@ class Prefix(NamedTuple):
 
 def length_in_front(vlm, tokens: Tokens) -> int:
     """How many tokens are read ahead: up to the last picture; 0 without pictures, or where a chat cannot be read in parts."""
-    config = vlm.decoder.config
-    plain = hasattr(vlm.transformer, "init_kv_cache") and not getattr(config, "sliding_attention", None)
-    if not plain or PADDING in tokens.roles:
+    decoder = vlm.decoder
+    plain = isinstance(decoder, llama.Llama2_) and not getattr(decoder.config, "sliding_attention", None)
+    if not plain or not hasattr(vlm.transformer, "init_kv_cache") or PADDING in tokens.roles:
         return 0
     pad = vlm.tokenizer.convert_tokens_to_ids(IMAGE_PAD)
     last = max((index for index, token in enumerate(tokens.ids) if token == pad), default=-1)
