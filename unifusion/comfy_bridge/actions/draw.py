@@ -49,6 +49,35 @@ def settings(preset: dict, model=None) -> SamplerPreset:
     )
 
 
+def cfg_of(preset: dict, model) -> float | None:
+    """The CFG of the node's preset widget, or None where the node is going to refuse it.
+
+    Args:
+        preset: each value by itself, or with its input's name behind it, as ComfyUI gives them while it asks for inputs.
+        model: the MODEL, by which ``auto`` goes.
+    """
+    try:
+        preset = {name: value[0] if isinstance(value, tuple) else value for name, value in preset.items()}
+        return settings(preset, model if preset.get("preset") == AUTO else None).cfg
+    except (ValueError, KeyError, AttributeError):
+        return None
+
+
+def still_needed(model, cfg: float | None, image_guidance: float, given: dict) -> list[str]:
+    """Branches that are connected, not computed yet, and will count; ComfyUI computes the others only for other nodes.
+
+    Args:
+        given: the node's inputs; a connected one that is not computed yet is None.
+    """
+    if cfg is None:
+        return [name for name in ("negative", "images_only") if name in given and given[name] is None]
+    image = cfg if image_guidance < 0 else image_guidance
+    counting = {"negative": not math.isclose(image, 1.0), "images_only": not math.isclose(cfg, image)}
+    if getattr(model, "model_options", {}).get("disable_cfg1_optimization"):
+        counting["negative"] = True
+    return [name for name, counts in counting.items() if counts and name in given and given[name] is None]
+
+
 def notes(preset: dict, model) -> list[str]:
     """What a creator should know of the chosen preset: that it is another model's, or that ``auto`` had a choice."""
     key = preset.get("preset")
