@@ -130,6 +130,8 @@ def _sockets(schema: io.Schema, given: dict) -> Iterator[tuple[str, str, Any, bo
     """(name, type, value, optional) of every connected or required socket, those of growing inputs included."""
     for wanted in schema.inputs:
         value, optional = given.get(wanted.id), bool(getattr(wanted, "optional", False))
+        if getattr(wanted, "rawLink", None):
+            continue  # the link itself arrives, nothing has been computed
         if isinstance(wanted, io.Autogrow.Input):
             kind = wanted.template.input.get_io_type()
             for name, part in (value or {}).items():

@@ -1,9 +1,11 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..unifusion.comfy_bridge.actions import model_folders, studio
+from .compare import Compare
 from .dit_sampler import DiTSampler
 from .guider import Guider
 from .inspect_states import Inspect
+from .labelled_sheet import LabelledSheet
 from .layerwise_attention_pool import LayerwiseAttentionPool
 from .load_conditioning import LoadConditioning
 from .load_model import LoadModel
@@ -29,6 +31,8 @@ NODES: list[type[io.ComfyNode]] = [
     LoadConditioning,
     Region,
     SamplePicture,
+    Compare,
+    LabelledSheet,
 ]
 
 

@@ -2,6 +2,7 @@ from comfy_api.latest import io, ui
 
 from ..unifusion import contact_sheet
 from ..unifusion.board import arrange, read_board
+from ..unifusion.jobs import JOBS, WHOLE
 from ..unifusion.references import DETAILS, LABEL_STYLES, combine, combined_lines
 from .checked import Node
 from .sockets import CATEGORY, SHOWS_AGAIN, ReferencesSocket
@@ -74,6 +75,14 @@ class MultiReferenceCombine(Node):
                     socketless=True,
                     tooltip="The rows of the board: each picture's name, strength, whether it is read, and the order.",
                 ),
+                io.Combo.Input(
+                    "job",
+                    options=list(JOBS),
+                    default=WHOLE,
+                    optional=True,
+                    tooltip="What counts of pictures without a job of their own. 'read, not shown': the words are read with "
+                    "them in sight, and they are left out of the drawing.",
+                ),
             ],
             outputs=[
                 ReferencesSocket.Output("references", display_name="references"),
@@ -83,9 +92,9 @@ class MultiReferenceCombine(Node):
         )
 
     @classmethod
-    def execute(cls, budget, detail, labels, references=None, images=None, board="") -> io.NodeOutput:
+    def execute(cls, budget, detail, labels, references=None, images=None, board="", job=WHOLE) -> io.NodeOutput:
         arranged, not_read = arrange(images or {}, read_board(board))
-        combined = combine([*(references or ()), *arranged], budget, DETAILS[detail], labels)
+        combined = combine([*(references or ()), *arranged], budget, DETAILS[detail], labels, job)
         sheet = contact_sheet.draw(combined)
         report = "\n".join([*combined_lines(combined, budget), *not_read])
         shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()}

@@ -1,6 +1,7 @@
 from comfy_api.latest import io
 
-from ..unifusion.references import AS_COMBINE, DETAILS, from_batch
+from ..unifusion.jobs import JOBS
+from ..unifusion.references import AS_COMBINE, DETAILS, LEAST_STRENGTH, from_batch
 from .checked import Node
 from .sockets import CATEGORY, ReferencesSocket
 
@@ -26,11 +27,11 @@ class Reference(Node):
                 io.Float.Input(
                     "strength",
                     default=1.0,
-                    min=0.0,
+                    min=LEAST_STRENGTH,
                     max=10.0,
                     step=0.05,
                     tooltip="1 = neutral, 2 = as if the picture were given twice, 0 = its tokens are "
-                    "removed (words behind it have still been read with it in sight).",
+                    "removed (words behind it have still been read with it in sight), below 0 = away from it.",
                 ),
                 io.Combo.Input(
                     "detail",
@@ -60,11 +61,24 @@ class Reference(Node):
                     "1 the details.",
                 ),
                 ReferencesSocket.Input("references", optional=True, tooltip="References that stand before this one."),
+                io.Combo.Input(
+                    "job",
+                    options=[AS_COMBINE, *JOBS],
+                    default=AS_COMBINE,
+                    optional=True,
+                    tooltip="What of the picture counts. 'read, not shown': the words are read with it in sight, and it is "
+                    "left out of the drawing. 'default' follows Multi-Reference Combine, or is the whole without it.",
+                ),
             ],
             outputs=[ReferencesSocket.Output("references", display_name="references")],
         )
 
     @classmethod
-    def execute(cls, image, label, strength, detail, start=0.0, end=1.0, references=None) -> io.NodeOutput:
+    def execute(
+        cls, image, label, strength, detail, start=0.0, end=1.0, references=None, job=AS_COMBINE
+    ) -> io.NodeOutput:
         tiles = 0 if detail == AS_COMBINE else DETAILS[detail]
-        return io.NodeOutput([*(references or ()), *from_batch(image, "image", label, strength, tiles, start, end)])
+        job = "" if job == AS_COMBINE else job
+        return io.NodeOutput(
+            [*(references or ()), *from_batch(image, "image", label, strength, tiles, start, end, job)]
+        )

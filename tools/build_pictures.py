@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 HELP = PACK / "web" / "docs" / "pictures"
 TOUR = PACK / "docs" / "pictures"
 MARGIN = 24
-IN_NO_TEMPLATE = ("UniFusionGuider", "UniFusionRegion", "UniFusionReference")
+IN_NO_TEMPLATE = ("UniFusionGuider", "UniFusionLabelledSheet")
 
 
 def slug(graph: Graph) -> str:
@@ -54,7 +54,7 @@ def shot(page, box: tuple[float, float, float, float], scale: float) -> Image.Im
         app.canvas.ds.offset = [110 / scale - x, 90 / scale - y]; app.canvas.setDirty(true, true) }""",
         [x - MARGIN, y - MARGIN, scale],
     )
-    page.mouse.move(400, 5)  # not over a tab, which would open its preview
+    page.mouse.move(page.viewport_size["width"] - 4, 300)  # not over a tab, which would open its preview
     page.wait_for_timeout(900)
     clip = {"x": 110, "y": 90, "width": (width + 2 * MARGIN) * scale, "height": (height + 2 * MARGIN) * scale}
     return Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
@@ -141,7 +141,9 @@ def main() -> None:
                             drawn.resize((384, 384), Image.Resampling.LANCZOS).save(TOUR / f"{slug(graph)}_result.png")
                             drawn = drawn.resize((512, 512), Image.Resampling.LANCZOS)
                         elif graph.picture == "save":
-                            drawn.resize((384, 384), Image.Resampling.LANCZOS).save(TOUR / f"{slug(graph)}_result.png")
+                            small = drawn.copy()
+                            small.thumbnail((384, 384), Image.Resampling.LANCZOS)
+                            small.save(TOUR / f"{slug(graph)}_result.png")
                         picture = drawn
                     else:
                         picture = titled(picture, graph.name[3:])

@@ -75,6 +75,10 @@ async ({nodes, groups, notes, subgraphs, places, pack}) => {
     });
     const { node } = app.graph.convertToSubgraph(new Set(keys.map((key) => made[key])));
     node.title = node.subgraph.name = title;
+    for (const input of node.subgraph.inputs) {
+      const counted = /(?:^|\\.)image(\\d+)$/.exec(input.name);  // sockets are counted from 1, as prompts count pictures
+      if (counted) node.subgraph.renameInput(input, `image ${Number(counted[1]) + 1}`);
+    }
     // The frontend also puts the seed of a second sampler outside.
     const wanted = new Set(outside.map(([, name]) => name));
     for (const input of [...node.subgraph.inputs])

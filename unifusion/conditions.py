@@ -14,7 +14,7 @@ from .selection import selection_mask
 
 def words_of_prompt(prompt: str | Sequence[tuple[str, float]]) -> str:
     """A prompt without its weights."""
-    return prompt if isinstance(prompt, str) else plain_text(prompt)
+    return prompt if isinstance(prompt, str) else plain_text(list(prompt))
 
 
 def label_texts(references: Sequence[PreparedReference]) -> list[str]:

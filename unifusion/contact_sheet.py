@@ -11,18 +11,19 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from .jobs import about
 from .references import PreparedReference, Reference, prepare, sizes_by_profile, tile_grid
 
 _CELL, _GAP, _LINE, _ACROSS = 320, 20, 26, 4
 _THUMBNAIL = 96  # height of the whole picture below its patches
-_PAPER, _INK, _FAINT, _ACCENT = (250, 250, 248), (25, 25, 28), (200, 200, 200), (0, 110, 190)
+PAPER, INK, _FAINT, _ACCENT = (250, 250, 248), (25, 25, 28), (200, 200, 200), (0, 110, 190)
 
 
 _FONT = Path("matplotlib", "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
 
 
-@lru_cache(maxsize=1)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+@lru_cache(maxsize=8)
+def font(size: int = 17) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """DejaVu Sans (Latin, Greek, Cyrillic), which matplotlib brings along; without it Pillow's own, Latin alone.
 
     The file is looked for, not matplotlib imported: that takes a second.
@@ -61,12 +62,16 @@ def _paste_views(sheet: Image.Image, seen: PreparedReference, tiles: int, left: 
     sheet.paste(_picture(whole, _CELL, _THUMBNAIL), (left, top + room + 8))
 
 
-def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, fill=_INK) -> None:
-    """One line, shortened at its end to the width of a cell."""
-    font = _font(17)
-    while draw.textlength(text, font) > _CELL:
+def shrunk_text(draw: ImageDraw.ImageDraw, text: str, width: int, letters=None) -> str:
+    """One line, shortened at its end to ``width`` pixels of a font."""
+    while text.strip("…") and draw.textlength(text, letters or font()) > width:
         text = text.rstrip("…")[:-1] + "…"
-    draw.text(at, text, fill, font)
+    return text
+
+
+def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, fill=INK) -> None:
+    """One line of the width of a cell."""
+    draw.text(at, shrunk_text(draw, text, _CELL), fill, font())
 
 
 def draw(references: Sequence[Reference]) -> torch.Tensor:
@@ -80,8 +85,8 @@ def draw(references: Sequence[Reference]) -> torch.Tensor:
     """
     across = min(_ACROSS, len(references))
     rows = -(-len(references) // across)
-    tall = _CELL + 5 * _LINE
-    sheet = Image.new("RGB", (_GAP + across * (_CELL + _GAP), _GAP + rows * (tall + _GAP)), _PAPER)
+    tall = _CELL + (6 if any(about(reference.job) for reference in references) else 5) * _LINE
+    sheet = Image.new("RGB", (_GAP + across * (_CELL + _GAP), _GAP + rows * (tall + _GAP)), PAPER)
     pen = ImageDraw.Draw(sheet)
     for number, reference in enumerate(references):
         left = _GAP + (number % across) * (_CELL + _GAP)
@@ -89,26 +94,28 @@ def draw(references: Sequence[Reference]) -> torch.Tensor:
         seen = prepare(reference, max(sizes_by_profile().values()))
         _paste_views(sheet, seen, reference.tiles, left, top)
         if reference.strength == 0:
-            veil = Image.new("RGB", (_CELL, _CELL), _PAPER)
+            veil = Image.new("RGB", (_CELL, _CELL), PAPER)
             sheet.paste(veil, (left, top), Image.new("L", (_CELL, _CELL), 200))
         top += _CELL + 8
         _write(pen, (left, top), f"{number + 1}  {reference.label or '(no label)'}")
-        removed = " removed" if reference.strength == 0 else ""
+        removed = " removed" if reference.strength == 0 else " away" if reference.strength < 0 else ""
         _write(
             pen,
             (left, top + _LINE),
             f"strength {reference.strength:g}{removed}",
-            _INK if reference.strength == 1 else _ACCENT,
+            INK if reference.strength == 1 else _ACCENT,
         )
         bar, middle = (left + 200, left + _CELL), top + _LINE + 10
         pen.rectangle((bar[0], middle - 4, bar[1], middle + 4), fill=_FAINT)
-        filled = bar[0] + (bar[1] - bar[0]) * min(reference.strength, 2.0) / 2
+        filled = bar[0] + (bar[1] - bar[0]) * min(abs(reference.strength), 2.0) / 2
         pen.rectangle((bar[0], middle - 4, filled, middle + 4), fill=_ACCENT)
-        pen.line(((bar[0] + bar[1]) // 2, middle - 8, (bar[0] + bar[1]) // 2, middle + 8), fill=_INK)
+        pen.line(((bar[0] + bar[1]) // 2, middle - 8, (bar[0] + bar[1]) // 2, middle + 8), fill=INK)
         _write(pen, (left, top + 2 * _LINE), _tokens(reference, seen))
         if (reference.start, reference.end) != (0.0, 1.0):
             when = f"from {reference.start:.0%} to {reference.end:.0%} of the schedule"
             _write(pen, (left, top + 3 * _LINE), when, _ACCENT)
+        if job := about(reference.job):
+            _write(pen, (left, top + 4 * _LINE), job, _ACCENT)
     return torch.from_numpy(np.asarray(sheet).astype(np.float32) / 255)[None]
 
 

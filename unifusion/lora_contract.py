@@ -1,4 +1,4 @@
-"""What a LoRA's file says it was trained with, compared with what it is used with."""
+"""What the file of a LoRA or a model says it was trained with, compared with what it is used with."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from .references import TOKEN
 from .selection import SELECTIONS, selection_mask
 
 PREFIX = "unifusion."
+CONTRACT = "unifusion_contract"  # where a MODEL of Load UniFusion Model keeps what its file says
 
 
-def contract_lines(metadata: Mapping[str, str] | None, hidden: HiddenStates) -> list[str]:
-    """Warnings where hidden states are not what a LoRA was trained with; none for files of other trainers.
+def contract_lines(metadata: Mapping[str, str] | None, hidden: HiddenStates, name: str) -> list[str]:
+    """Warnings where hidden states are not what a file was trained with; none for files of other trainers.
 
     Args:
-        metadata: of the LoRA's file, as ComfyUI keeps it with a MODEL.
+        metadata: of the file, as it is kept with a MODEL.
         hidden: what conditions the picture.
+        name: of what was trained, ``LoRA`` or ``model``.
     """
     told = {key.removeprefix(PREFIX): str(value) for key, value in (metadata or {}).items() if key.startswith(PREFIX)}
     if "vlm" not in told:
@@ -25,16 +27,23 @@ def contract_lines(metadata: Mapping[str, str] | None, hidden: HiddenStates) -> 
     lines = []
 
     def warn(what: str, found: str, wanted: str, advice: str) -> None:
-        lines.append(f"Warning: the LoRA was trained with {what} {quoted(wanted)}, this is {quoted(found)}. {advice}")
+        lines.append(f"Warning: the {name} was trained with {what} {quoted(wanted)}, this is {quoted(found)}. {advice}")
 
-    if told["vlm"] != hidden.vlm:
+    if _sizes(told["vlm"]) != _sizes(hidden.vlm):
         warn("the VLM", hidden.vlm, told["vlm"], "Encode with the VLM it was trained with.")
     taps = ", ".join(map(str, hidden.taps))
     if told.get("taps", taps) != taps:
         warn("the layers", taps, told["taps"], "Leave the widget taps empty, or write these layers there.")
-    lines += _selection_lines(told.get("selection", ""), hidden)
-    lines += _picture_lines(told, hidden)
+    lines += [
+        f"Warning: the {name} was trained with {text}" for text in _selection_lines(told.get("selection", ""), hidden)
+    ]
+    lines += [f"Warning: the {name} was trained with {text}" for text in _picture_lines(told, hidden)]
     return lines
+
+
+def _sizes(vlm: str) -> str:
+    """``(36 layers, width 2560)`` of a name: one model has other names as stock encoder and as folder."""
+    return vlm.partition(" ")[2]
 
 
 def _selection_lines(selection: str, hidden: HiddenStates) -> list[str]:
@@ -44,10 +53,7 @@ def _selection_lines(selection: str, hidden: HiddenStates) -> list[str]:
     known = (hidden.roles == INSTRUCTION) | (hidden.roles >= IMAGE)
     left = ~selection_mask(hidden.roles, selection)
     if bool((left & known).any()) or (selection == "images and prompt" and bool(((~known) & left).sum() > 3)):
-        return [
-            f"Warning: the LoRA was trained with the selection {quoted(selection)}, and these are other tokens. Choose it on "
-            "VLM Encode."
-        ]
+        return [f"the selection {quoted(selection)}, and these are other tokens. Choose it on VLM Encode."]
     return []
 
 
@@ -57,15 +63,12 @@ def _picture_lines(told: Mapping[str, str], hidden: HiddenStates) -> list[str]:
     pixels = told.get("picture_pixels", "")
     if pixels.isdecimal() and largest > int(pixels) // TOKEN**2:
         lines.append(
-            f"Warning: the LoRA was trained with pictures of up to {int(pixels) // TOKEN**2} tokens a view, and one here has "
+            f"pictures of up to {int(pixels) // TOKEN**2} tokens a view, and one here has "
             f"{largest}. Set the token budget to 0."
         )
     labels = [label.strip() for label in told.get("labels", "").split(",") if label.strip()]
     text = "".join(hidden.pieces)
     for label in labels[: len(hidden.grids)]:
         if label.format(1) not in text and (hidden.roles == TEMPLATE).any():
-            lines.append(
-                f"Warning: the LoRA was trained with {quoted(label)} in front of a picture. Write it as the label of the "
-                "Reference."
-            )
+            lines.append(f"{quoted(label)} in front of a picture. Write it as the label of the Reference.")
     return lines

@@ -371,6 +371,7 @@ PROFILES: dict[str, Profile] = {
             picture_system=EDIT_SYSTEM,
             empty_system=EDIT_SYSTEM,
             chat=BOOGU,
+            picture_rule=area_of_384,
             pictures=True,
             negative_pictures=False,
             presets=("Boogu-Image", "Boogu-Image Turbo"),

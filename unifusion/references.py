@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from .jobs import WHOLE, about, check_job
 from .limits import LONGEST_LABEL
 from .profiles import PROFILES, Profile
 from .quoting import quoted
@@ -29,6 +30,7 @@ MOST_PIXELS = 2**24  # kept of a picture; larger ones are brought down first
 # read as 0, 2 x 2 and 3 x 3 patches and the whole picture (its text does not say whether the thumbnail is counted).
 DETAILS = {"one view": 1, **{f"{count} tiles": count for count in range(3, 11)}}
 AS_COMBINE = "default"
+LEAST_STRENGTH = -2.0
 
 NO_LABELS, OWN_LABELS = "none", "own labels"
 LABEL_STYLES = (OWN_LABELS, "Image 1:", "Picture 1:", NO_LABELS)
@@ -40,12 +42,13 @@ class Reference(NamedTuple):
     Attributes:
         picture: ``(1, height, width, 3)`` float32 in 0..1.
         label: words the prompt may use for it, e.g. ``"Image 1"``; empty for none.
-        strength: weight of its tokens; 1 = neutral, 2 = as if given twice, 0 = removed.
+        strength: weight of its tokens; 1 = neutral, 2 = as if given twice, 0 = removed, below 0 = away from it.
         tiles: most views of it: 1 = the picture alone, n = up to n - 1 patches and then the whole; 0 = not set.
         tokens: VLM tokens of each view; 0 = what the encoder's profile gives a picture.
         start, end: part of the schedule in which it counts, 0..1.
         note: what was changed on the way here, for reports; empty for nothing.
         name: what the prompt may call it as ``@name``, kept where labels are left out; empty for none.
+        job: what of it counts, a key of :data:`~unifusion.jobs.JOBS`; empty = not set.
     """
 
     picture: torch.Tensor
@@ -57,6 +60,7 @@ class Reference(NamedTuple):
     end: float = 1.0
     note: str = ""
     name: str = ""
+    job: str = ""
 
 
 class PreparedReference(NamedTuple):
@@ -64,7 +68,7 @@ class PreparedReference(NamedTuple):
 
     Attributes:
         views: each ``(1, height, width, 3)`` float32 in 0..1, sides multiples of 32; patches first, the whole last.
-        label, strength, start, end, note: as in :class:`Reference`.
+        label, strength, start, end, note, job: as in :class:`Reference`.
         size: (height, width) of the picture.
         token: pixels along one side of a token of this encoder.
     """
@@ -77,6 +81,7 @@ class PreparedReference(NamedTuple):
     note: str = ""
     size: tuple[int, int] = (0, 0)
     token: int = TOKEN
+    job: str = WHOLE
 
     @property
     def tokens(self) -> int:
@@ -130,22 +135,26 @@ def from_batch(
     tiles: int = 0,
     start: float = 0.0,
     end: float = 1.0,
+    job: str = "",
 ) -> list[Reference]:
     """References from a ComfyUI image batch: every picture of it is one, a label is then numbered.
 
     Args:
         batch: ``(batch, height, width, channels)`` in 0..1.
         name: how to call it in errors.
-        label, strength, tiles, start, end: as in :class:`Reference`.
+        label, strength, tiles, start, end, job: as in :class:`Reference`.
 
     Raises:
-        ValueError: for something that is no picture, a strength below 0, a label that is no plain text, or an empty
-            range.
+        ValueError: for something that is no picture, a strength below :data:`LEAST_STRENGTH`, a label that is no plain
+            text, an empty range, or an unknown job.
     """
-    if not 0 <= strength < float("inf"):
+    if not LEAST_STRENGTH <= strength < float("inf"):
         raise ValueError(
-            f"The strength of a reference must be 0 or more, found {strength}: 1 is neutral, 2 counts twice, 0 removes."
+            f"The strength of a reference must be {LEAST_STRENGTH:g} or more, found {strength}: 1 is neutral, 2 counts twice, "
+            f"0 removes, below 0 draws away from it."
         )
+    if job:
+        check_job(job)
     if not 0 <= start < end <= 1:
         raise ValueError(
             f"A reference must count in some part of the schedule: found start {start:g} and end {end:g}, "
@@ -170,7 +179,7 @@ def from_batch(
             notes.append(f"{width} x {height} pixels brought to {size[1]} x {size[0]} first")
         numbered = f"{label} {number + 1}" if label and batch.shape[0] > 1 else label
         made.append(
-            Reference(picture.clamp(0, 1), numbered, strength, tiles, 0, start, end, "; ".join(notes), numbered)
+            Reference(picture.clamp(0, 1), numbered, strength, tiles, 0, start, end, "; ".join(notes), numbered, job)
         )
     if not made:
         raise ValueError(f"{name} is an empty batch: its shape is {tuple(batch.shape)}, expected at least one picture.")
@@ -207,7 +216,7 @@ def _checked_label(label: str) -> str:
 
 
 def combine(
-    references: Sequence[Reference], budget: int = 0, tiles: int = 1, labels: str = OWN_LABELS
+    references: Sequence[Reference], budget: int = 0, tiles: int = 1, labels: str = OWN_LABELS, job: str = WHOLE
 ) -> list[Reference]:
     """Give references one common setting.
 
@@ -215,7 +224,7 @@ def combine(
         references: in order.
         budget: VLM tokens shared by all views of all pictures, each view getting the same share; 0 leaves the size to
             the encoder's profile.
-        tiles: for references without a setting of their own.
+        tiles, job: for references without a setting of their own.
         labels: one of :data:`LABEL_STYLES`. A numbered style is given to pictures without a label of their own, so
             that names in the prompt stay valid.
 
@@ -224,7 +233,8 @@ def combine(
     """
     if not references:
         raise ValueError("There is no picture: connect at least one image, or references from a Reference node.")
-    set_up = [reference._replace(tiles=reference.tiles or tiles) for reference in references]
+    check_job(job)
+    set_up = [reference._replace(tiles=reference.tiles or tiles, job=reference.job or job) for reference in references]
     views = sum(count_views(reference.picture, reference.tiles) for reference in set_up)
     if budget and budget < LEAST_TOKENS * views:
         raise ValueError(
@@ -347,7 +357,14 @@ def prepare(reference: Reference, tokens: int) -> PreparedReference:
     if reference.tiles > 1 and len(views) == 1:
         notes.append("too small to be cut into tiles")
     return PreparedReference(
-        views, reference.label, reference.strength, reference.start, reference.end, "; ".join(notes), (height, width)
+        views,
+        reference.label,
+        reference.strength,
+        reference.start,
+        reference.end,
+        "; ".join(notes),
+        (height, width),
+        job=reference.job or WHOLE,
     )
 
 
@@ -397,10 +414,13 @@ def unknown_labels(prompt: str, references: Sequence[Reference | PreparedReferen
 
 
 def describe(reference: Reference | PreparedReference) -> str:
-    """Strength, range and notes in words; empty where all is neutral."""
+    """Strength, job, range and notes in words; empty where all is neutral."""
     parts = []
     if reference.strength != 1:
-        parts.append(f"strength {reference.strength:g}" + (" (removed)" if reference.strength == 0 else ""))
+        how = " (removed)" if reference.strength == 0 else " (away from it)" if reference.strength < 0 else ""
+        parts.append(f"strength {reference.strength:g}{how}")
+    if job := about(reference.job):
+        parts.append(job)
     if (reference.start, reference.end) != (0.0, 1.0):
         parts.append(f"from {reference.start:.0%} to {reference.end:.0%} of the schedule")
     if reference.note:
@@ -416,7 +436,7 @@ def prepared_lines(references: Sequence[PreparedReference]) -> list[str]:
         *parts, whole = [f"{rows} x {columns}" for rows, columns in reference.grids]
         grids = f"{len(parts)} patches of about {parts[0]} and the whole of {whole}" if parts else whole
         lines.append(
-            f"picture {number}{label}: {grids} = {reference.tokens} tokens"
+            f"image {number}{label}: {grids} = {reference.tokens} tokens"
             + (f"; {about}" if (about := describe(reference)) else "")
         )
     return lines
@@ -434,11 +454,9 @@ def combined_lines(references: Sequence[Reference], budget: int) -> list[str]:
     if budget:
         used = sum(reference.tokens for reference in prepared)
         return [*prepared_lines(prepared), f"budget: {used} of {budget} tokens, at most {references[0].tokens} a view"]
-    by_profile = ", ".join(f"{title} {tokens}" for title, tokens in sizes.items())
-    lines = [
-        f"budget 0: every view gets what the encoder's profile wants, in tokens: {by_profile}; counted above for "
-        f"the largest"
-    ]
+    most = max(sizes.values())
+    others = ", ".join(f"{tokens} for {title}" for title, tokens in sizes.items() if tokens != most)
+    lines = [f"budget 0: every view is read as large as the model wants it: {most} tokens, {others}"]
     if all(reference.tokens for reference in references):
         lines = []  # a Combine in front has set the sizes
     return [*prepared_lines(prepared), *lines]

@@ -24,7 +24,8 @@ from .folder_words import FolderWords, read_tokenizer
 from .hidden_states import GENERATED, PADDING
 from .limits import check_tokens
 from .messages import IMAGE_PAD, Segment, Tokens, chat, remove_control_tokens, token_bytes, tokenize
-from .miniature import SIDE, load_words
+from .miniature import SIDE
+from .miniature_words import load_words
 from .profiles import PROFILES, Profile
 from .quoting import printable, quoted
 from .references import Reference, prepare_as
@@ -242,7 +243,7 @@ def _build(kind: Kind, values: dict, name: str, meta: bool) -> nn.Module:
         with torch.device("meta") if meta else _parameters_without_memory():
             return architecture(config).eval().requires_grad_(False)
     except Exception as error:  # whatever a contradiction in config.json raises there
-        reason = printable(error).splitlines()[0][:160].rstrip(".") if str(error) else type(error).__name__
+        reason = printable(" ".join(str(error).split()) or type(error).__name__)[:160].rstrip(".")
         raise ValueError(
             f"config.json in {quoted(name)} is not usable for {kind.title} ({reason}). Take the config.json "
             f"that came with the "
@@ -271,15 +272,15 @@ def _load_weights(model: nn.Module, found: dict, dtype: torch.dtype | None, devi
             f"this machine's memory. Take a smaller model, or bfloat16 in place of float32."
         )
     by_file: dict[Path, list[tuple[str, str]]] = defaultdict(list)
-    for own, (path, there, _) in found.items():
-        by_file[path].append((own, there))
+    for own, (path, name_there, _) in found.items():
+        by_file[path].append((own, name_there))
     for path, names in by_file.items():
         with safe_open(path, "pt") as file:
-            for own, there in names:
-                tensor = file.get_tensor(there)
+            for own, name_there in names:
+                tensor = file.get_tensor(name_there)
                 if not tensor.is_floating_point():
                     raise ValueError(
-                        f"{quoted(there)} in {quoted(path.name)} of {quoted(name)} holds {tensor.dtype} "
+                        f"{quoted(name_there)} in {quoted(path.name)} of {quoted(name)} holds {tensor.dtype} "
                         f"numbers, a quantised form "
                         f"that is not read. Take the folder with bf16, fp16 or fp32 weights."
                     )
@@ -289,11 +290,11 @@ def _load_weights(model: nn.Module, found: dict, dtype: torch.dtype | None, devi
 
 
 def _numbers(values: dict, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
-    found = values.get(name)
-    good = (
-        isinstance(found, list) and len(found) == 3 and all(isinstance(x, (int, float)) and abs(x) < 1e3 for x in found)
-    )
-    return tuple(map(float, found)) if good else default
+    found: object = values.get(name)
+    if not isinstance(found, list) or len(found) != 3:
+        return default
+    good = all(isinstance(number, (int, float)) and abs(number) < 1e3 for number in found)
+    return tuple(float(number) for number in found) if good else default
 
 
 class TransformersVLM:
@@ -334,7 +335,12 @@ class TransformersVLM:
 
     @classmethod
     def from_folder(
-        cls, folder: str | Path, dtype: torch.dtype | None = torch.float32, device: str | torch.device = "cpu"
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype | None = torch.float32,
+        device: str | torch.device = "cpu",
+        *,
+        weights: bool = True,
     ) -> TransformersVLM:
         """A folder with config.json, safetensors and tokenizer.json, as ``save_pretrained`` of transformers leaves it.
 
@@ -344,6 +350,7 @@ class TransformersVLM:
             folder: of one of ``vlm_folders.KINDS``; config.json may name ``taps``.
             dtype: of the weights; None keeps the file's.
             device: where they are put.
+            weights: False leaves them away: sizes, words and template are known, and nothing can be read or written.
 
         Raises:
             ValueError: of one sentence or two, for whatever is missing, damaged, unknown or does not belong together.
@@ -357,11 +364,12 @@ class TransformersVLM:
         check_shapes(expected, found, tied, folder.name)
         rows = sketch.get_submodule(kind.decoder).embed_tokens.weight.shape[0]
         words = _read_words(folder, kind, values, rows)
-        model = _build(kind, values, folder.name, meta=False)
-        _load_weights(model, found, dtype, device, folder.name)
-        if tied - found.keys():
-            model.lm_head.weight = model.get_submodule(kind.decoder).embed_tokens.weight
-        model.to(device)
+        model = _build(kind, values, folder.name, meta=False) if weights else sketch
+        if weights:
+            _load_weights(model, found, dtype, device, folder.name)
+            if tied - found.keys():
+                model.lm_head.weight = model.get_submodule(kind.decoder).embed_tokens.weight
+            model.to(device)
         pixels = (
             read_json(folder / "preprocessor_config.json") if (folder / "preprocessor_config.json").is_file() else {}
         )

@@ -10,6 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from .miniature import LARGEST_CONFIG
 from .quoting import printable, quoted
@@ -161,7 +162,7 @@ def kind_of(folder: Path) -> tuple[Kind, dict]:
 def _check_sizes(folder: Path, kind: Kind, values: dict) -> None:
     """Refuse numbers that would cost time or memory before the weights can contradict them."""
 
-    def refuse(name: str, value: object, expected: str):
+    def refuse(name: str, value: object, expected: str) -> NoReturn:
         raise ValueError(
             f"config.json in {quoted(folder.name)} is not usable: {name} must be {expected}, found "
             f"{quoted(value)}. Take the "
@@ -186,11 +187,25 @@ def _check_sizes(folder: Path, kind: Kind, values: dict) -> None:
                 for size in value if isinstance(value, list) else [value]:
                     if type(size) is not int or not 0 < size <= most:
                         refuse(name, size, f"a whole number from 1 to {most}")
+    _check_sections(text, refuse)
     scale, ratio = values.get("scale_factor", 1), values.get("downsample_ratio", 1)
     if type(scale) is not int or not 0 < scale <= 64:
         refuse("scale_factor", scale, "a whole number from 1 to 64")
     if not isinstance(ratio, (int, float)) or not 1 / 64 <= ratio <= 1:
         refuse("downsample_ratio", ratio, "a number from 1/64 to 1")
+
+
+def _check_sections(text: dict, refuse) -> None:
+    """The parts of a head that turn with time, row and column fill half of it; transformers does not look."""
+    rope = text.get("rope_parameters") or text.get("rope_scaling")
+    sections = rope.get("mrope_section") if isinstance(rope, dict) else None
+    heads, width = text.get("num_attention_heads"), text.get("hidden_size")
+    if sections is None or type(heads) is not int or type(width) is not int:
+        return
+    half = (text.get("head_dim") or width // heads) // 2
+    good = isinstance(sections, list) and len(sections) == 3 and all(type(n) is int and n >= 0 for n in sections)
+    if not good or sum(sections) != half:
+        refuse("mrope_section", sections, f"three numbers whose sum is {half}")
 
 
 def weight_files(folder: Path) -> list[Path]:

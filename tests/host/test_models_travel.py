@@ -12,8 +12,11 @@ import torch
 from harness.tapped_drawers import LATENTS, make_drawer
 from harness.tapped_models import make_encoder
 
+from unifusion.profiles import PROFILES
+
 encoder, drawer = cache(make_encoder), cache(make_drawer)
 KEYS = [key for key in LATENTS if key not in ("krea2", "ideogram4-lm")]
+CARRYING = [key for key in KEYS if PROFILES[key].weights]
 EDGE = 1e-5  # a step exactly on the edge belongs to the later part
 
 
@@ -123,6 +126,10 @@ class TestSchedule:
         model, entry, always, never = parts(key)
         other = pool(bridge, key, states(key, "the moon"))[1]
         join = (lambda one: concat(one, other)) if first else (lambda one: concat(other, one))
+        if key == "boogu":  # ComfyUI's own Boogu counts the tokens of the first only, whoever made them
+            with pytest.raises(RuntimeError, match="size of tensor"):
+                draw(key, drawer(key), join(always))
+            return
         expected = draw(key, model, by_hand(join(always), join(never)))
         assert torch.equal(draw(key, model, join(entry)), expected)
 
@@ -169,7 +176,7 @@ def test_every_sampler_sees_the_share(parts, sampler):
     torch.testing.assert_close(draw("z-image", model, entry, sampler=sampler), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", CARRYING)
 class TestWeights:
     @pytest.fixture
     def pair(self, bridge, library, states, key):

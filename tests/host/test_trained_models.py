@@ -52,7 +52,11 @@ def test_a_trained_folder_loads_and_draws(trained, bridge, monkeypatch, tmp_path
     monkeypatch.setattr(folders, "_folders", lambda: {"mine": tmp_path / "mine"})
     model, clip, vae = folders.load("mine")
     hidden, negative, _ = bridge("actions.encode").run(clip, "a red circle")
-    model, positive, below, _, _ = bridge("actions.pool").run(model, hidden, negative=negative)
+    loaded = model
+    model, positive, below, _, said = bridge("actions.pool").run(model, hidden, negative=negative)
+    assert "Warning: the model was trained" not in said
+    other = bridge("actions.encode").run(clip, "a red circle", selection="everything")[0]
+    assert "Warning: the model was trained with the selection" in bridge("actions.pool").run(loaded, other)[-1]
     picture = vae.decode(draw(model, positive, below))
     assert picture.shape[-3:] == (64, 64, 3) and torch.isfinite(picture).all()
 
@@ -66,9 +70,9 @@ def test_training_reads_the_states_that_the_nodes_read(bridge, prompt, pictures)
     from unifusion.miniature import VLM_FOLDER
     from unifusion.training.config import VLM
     from unifusion.training.examples import Contract
-    from unifusion.training.frozen_encoder import Qwen3VLFolder, condition, prepare
+    from unifusion.training.frozen_encoder import FolderEncoder, condition, prepare
 
-    encoder = Qwen3VLFolder(VLM_FOLDER)
+    encoder = FolderEncoder(VLM_FOLDER)
     contract = Contract.of(encoder, VLM())
     shown = [torch.rand(1, 90 + 40 * i, 128, 3, generator=torch.Generator().manual_seed(i)) for i in range(pictures)]
     clip = bridge("actions.model_folders").load("bundled miniature")[1]
@@ -207,3 +211,20 @@ def test_the_pool_says_where_a_lora_is_used_otherwise_than_trained(krea2_small, 
         "up to 1 tokens a view",
     ):
         assert part in said
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "smolvlm", "llama"])
+def test_any_vlm_of_transformers_is_trained_with_and_drawn_with(kind, bridge, tmp_path):
+    from harness.tiny_folders import tiny_folder
+
+    tiny_folder(kind, tmp_path / "vlm")
+    sees = kind != "llama"
+    lines(tmp_path / "pairs", 4) if sees else captions(tmp_path / "cap", 4)
+    path = small(tmp_path, 'kind = "jsonl"\npath = "pairs/data.jsonl"' if sees else 'path = "cap"', 2)
+    path.write_text(path.read_text() + '[vlm]\nfolder = "vlm"\n')
+    run(path)
+    model, clip, vae = bridge("actions.model_folders").load_folder(tmp_path / "run" / "model")
+    images = {"image0": torch.rand(1, 64, 64, 3)} if sees else None
+    hidden, negative, _ = bridge("actions.encode").run(clip, "make it red", images=images)
+    model, positive, below, _, said = bridge("actions.pool").run(model, hidden, negative=negative)
+    assert torch.isfinite(vae.decode(draw(model, positive, below))).all() and "Warning" not in said

@@ -9,7 +9,8 @@ from recipes.miniature.captions import keeps_attributes, parse_caption
 from recipes.miniature.scene import sample_scene
 from recipes.miniature.wordings import user_prompt
 from unifusion.board import NAMED
-from unifusion.miniature import VLM_FOLDER, unknown_words
+from unifusion.miniature import VLM_FOLDER
+from unifusion.miniature_words import unknown_words
 
 pytestmark = pytest.mark.skipif(not (VLM_FOLDER / "model.safetensors").is_file(), reason="the bundled VLM is not here")
 

@@ -81,7 +81,7 @@ def test_a_text_that_is_no_board_is_refused_in_one_sentence(text):
     assert "\n" not in str(stopped.value) and str(stopped.value).endswith(".")
 
 
-@pytest.mark.parametrize("strength", ["-1", "NaN", "Infinity"])
+@pytest.mark.parametrize("strength", ["-2.5", "NaN", "Infinity"])
 def test_a_strength_that_is_none_is_refused(strength):
     rows = read_board(f'[{{"slot": "image0", "strength": {strength}}}]')
     with pytest.raises(ValueError, match="strength"):

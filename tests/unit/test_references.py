@@ -183,7 +183,7 @@ def test_gray_pictures_and_values_out_of_range_are_taken():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"strength": -1.0}, "strength of a reference must be 0 or more"),
+        ({"strength": -2.5}, "strength of a reference must be -2 or more"),
         ({"strength": float("nan")}, "strength"),
         ({"start": 0.5, "end": 0.5}, "some part of the schedule"),
         ({"start": 0.9, "end": 0.1}, "some part of the schedule"),

@@ -26,7 +26,7 @@ from unifusion.training.cached_source import CachedSource
 from unifusion.training.config import load
 from unifusion.training.examples import EDIT, EMPTY, RECONSTRUCT, TEXT, split
 from unifusion.training.folder_lock import FolderLock
-from unifusion.training.frozen_encoder import Qwen3VLFolder, condition, layers_read
+from unifusion.training.frozen_encoder import FolderEncoder, condition, layers_read
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -97,7 +97,7 @@ def test_a_folder_becomes_a_model_with_report_previews_and_a_held_out_loss(finis
 
 
 def test_a_second_start_encodes_nothing_and_loads_no_weights_of_the_vlm(finished, capsys, monkeypatch):
-    monkeypatch.setattr(Qwen3VLFolder, "states", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(FolderEncoder, "states", lambda *_: pytest.fail("encoded again"))
     path, _ = finished
     assert main(["encode", str(path)]) == 0
     said = capsys.readouterr().out
@@ -183,17 +183,32 @@ def test_long_conditions_are_left_out_and_counted(folder, finished):
 
 
 def test_what_the_vlm_wrote_conditions_in_place_of_the_prompt():
-    encoder = Qwen3VLFolder(VLM_FOLDER)
+    encoder = FolderEncoder(VLM_FOLDER)
     taps = layers_read(encoder)
     hidden = condition(encoder, encoder.profile, taps, "a red circle", answer="on a white background")
     assert set(hidden.roles.tolist()) == {GENERATED} and "".join(hidden.pieces) == "on a white background"
+
+
+def test_prompts_are_rewritten_by_the_vlm_and_the_texts_kept(folder):
+    from safetensors import safe_open
+
+    run = runs.prepare(
+        load(config_of(folder, "written", source='path = "cap"', data="rewrite = true")), say=lambda _: None
+    )
+    condition = next(e for e in run.examples if "1.png" in e.name).conditions[TEXT]
+    assert condition.rewrite and not run.examples[0].conditions[EMPTY].rewrite
+    hidden = condition.encode(run.encoder, run.contract)
+    assert set(hidden.roles.tolist()) == {GENERATED} and {"green", "circle"} <= set(hidden.text.split())
+    assert main(["encode", str(folder / "written.toml")]) == 0
+    with safe_open(run.cache.path("states", condition.key), "pt") as file:
+        assert file.metadata() == {"prompt": "a green circle", "written": hidden.text}
 
 
 @pytest.mark.parametrize(
     "change, said",
     [
         (('path = "cap"', 'path = "nowhere"'), "There is no folder"),
-        (("[vlm]", '[vlm]\nfolder = "cap"'), "cap/config.json cannot be read: there is no such file."),
+        (("[vlm]", '[vlm]\nfolder = "cap"'), "config.json"),
         (("[vlm]", "[vlm]\ntaps = [1, 99]"), "The taps 1, 99 are not rising layers from 0 to 7"),
         (("[vae]", '[vae]\nfile = "x.safetensors"'), "There is no VAE"),
         (("[vae]", '[vae]\nfile = "cap/0.png"'), "The VAE"),

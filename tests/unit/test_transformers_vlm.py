@@ -2,12 +2,15 @@
 
 import importlib
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from harness.tiny_folders import KINDS, tiny_folder, tiny_tokenizer
+from safetensors.torch import load_file, save_file
 
 from unifusion.folder_words import FolderWords
 from unifusion.hidden_states import GENERATED, IMAGE, INSTRUCTION, PADDING, SYSTEM, TEMPLATE
@@ -330,3 +333,85 @@ def test_words_of_every_form_give_their_bytes_back():
         words = FolderWords(tiny_tokenizer(kind), kind)
         joined = b"".join(words.bytes_of(words(text)["input_ids"])).decode()
         assert joined.strip() == text
+
+
+OLDER_NAMES = {
+    "qwen2_5_vl": ((r"^model\.language_model\.", "model."), (r"^model\.visual\.", "visual.")),
+    "qwen3_vl": (
+        (r"^model\.language_model\.", "model."),
+        (r"^model\.visual\.", "visual."),
+        (r"^lm_head\.", "model.lm_head."),
+    ),
+    "internvl": (
+        (r"^model\.language_model\.", "language_model.model."),
+        (r"^lm_head\.", "language_model.lm_head."),
+        (r"^model\.(vision_tower|multi_modal_projector)\.", r"\1."),
+    ),
+    "llama": ((r"^model\.", ""),),
+}
+
+
+@pytest.mark.parametrize("kind", OLDER_NAMES)
+def test_names_of_older_writers_are_known(vlms, folders, tmp_path, kind):
+    folder = shutil.copytree(folders(kind), tmp_path / "older")
+    renamed = {}
+    for name, weight in load_file(folder / "model.safetensors").items():
+        for pattern, replacement in OLDER_NAMES[kind]:
+            name, changed = re.subn(pattern, replacement, name)
+            if changed:
+                break
+        renamed[name] = weight
+    save_file(renamed, folder / "model.safetensors")
+    if kind == "qwen2_5_vl":  # and a configuration without a table of its own for the language model
+        values = json.loads((folder / "config.json").read_text())
+        text = values.pop("text_config")
+        (folder / "config.json").write_text(json.dumps(text | values | {"model_type": "qwen2_5_vl"}))
+    older = TransformersVLM.from_folder(folder)
+    said = chats(older)
+    assert torch.equal(older.states(said).states, vlms(kind).states(said).states)
+
+
+@pytest.mark.parametrize("kind", ["qwen3_vl", "qwen2_5_vl", "internvl", "smolvlm", "llama"])
+def test_training_takes_steps_over_its_states(vlms, kind):
+    """LAP, refiner and a small drawing model, with the projection that a width of 48 needs; the loss falls, the frozen
+    model stays."""
+    from unifusion.dit import DiTConfig, SingleStreamDiT
+    from unifusion.pooling import pooled_width
+    from unifusion.training.objective import Batch, FlowMatching
+
+    vlm = vlms(kind)
+    before = {name: weight.clone() for name, weight in vlm.model.state_dict().items()}
+    colours = ("red", "blue")
+    read = vlm.states([Chat(instruction=colour, system="describe") for colour in colours])
+    states, mask = read.compact("everything after the system prompt")
+    config = DiTConfig(
+        features=128,
+        heads=1,
+        kvheads=1,
+        layers=1,
+        txtdim=pooled_width(vlm.width),
+        txtlayers=len(vlm.taps),
+        txtinput=vlm.width,
+    )
+    assert (config.txtdim, config.states_width) == (160, 48)
+    torch.manual_seed(0)
+    objective = FlowMatching(SingleStreamDiT(config).initialise(torch.Generator().manual_seed(0)), features_at=1)
+    bias = torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))
+    latents = torch.tensor([1.0, -1.0])[:, None, None, None].expand(2, 16, 4, 4)
+    batch = Batch(latents, states, bias)
+    objective.check(batch)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=2e-3)
+    losses = []
+    for step in range(12):
+        noise = torch.randn(2, 4, *latents.shape[1:], generator=torch.Generator().manual_seed(3))
+        t = torch.linspace(0.2, 0.8, 4).expand(2, 4)
+        loss = objective(batch, noise, t)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            assert objective.dit.txtfusion.input.weight.grad is not None
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.9 * losses[0]
+    assert not torch.equal(objective.dit.txtfusion.input.weight, torch.eye(160, 48))
+    assert all(torch.equal(weight, before[name]) for name, weight in vlm.model.state_dict().items())

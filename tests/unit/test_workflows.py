@@ -91,7 +91,7 @@ def test_stock_loaders_offer_the_file_they_name(path):
 
 
 def test_every_workflow_is_looked_at():
-    assert len(WORKFLOWS) == 9
+    assert len(WORKFLOWS) == 11
 
 
 def test_the_check_sees_what_it_forbids():

@@ -645,7 +645,89 @@ RAW = Graph(
     runs=False,
 )
 
-GRAPHS = [TEXT, PLAIN, EDIT, TWO, INSPECT, SAVED, STYLE, TURBO, RAW]
+REGIONS = Graph(
+    "10 Regions",
+    {
+        "load": load(),
+        "black": Node("SolidMask", {"value": 0.0, "width": 128, "height": 128}, "Black"),
+        "white": Node("SolidMask", {"value": 1.0, "width": 64, "height": 128}, "White, half as wide"),
+        "half": Node(
+            "MaskComposite",
+            {"destination": ("black", 0), "source": ("white", 0), "x": 0, "y": 0, "operation": "add"},
+            "Left half",
+        ),
+        "other": Node("InvertMask", {"mask": ("half", 0)}, "Right half"),
+        "left": verifi("a red circle at the middle left on white"),
+        "right": verifi("a blue star at the middle right on white"),
+        "in_left": Node(
+            "UniFusionRegion", {"hidden_states": ("left", 0), "mask": ("half", 0), "strength": 1.0, "feather": 0}
+        ),
+        "in_right": Node(
+            "UniFusionRegion", {"hidden_states": ("right", 0), "mask": ("other", 0), "strength": 1.0, "feather": 0}
+        ),
+        "latent": empty(),
+        "pool": pool("in_left", negative=("left", 1), **{"join.states0": ("in_right", 0)}),
+        "draw": sampler("pool", seed=1),
+        "decode": decode("draw"),
+        "shown": enlarge("decode"),
+        "save": save("shown"),
+    },
+    [
+        "## Regions\n\nTwo prompts, each inside its own mask, drawn in **one** pass. Write what stands where, one thing to "
+        "a region, and paint your own masks: right-click *Load Image*, *Open in Mask Editor*.\n\nA third encode without a "
+        "*Region*, led into *join* as well, counts everywhere.\n\n" + WORLD
+    ],
+    [
+        (300, [("load", 130), ("Masks", 120), ("note", 520)]),
+        (420, [("left", 800), ("right", 800)]),
+        (260, [("in_left", 220), ("in_right", 220)]),
+        (300, [("Pool and draw", 260)]),
+        (400, [("save", 480)]),
+    ],
+    subgraphs={
+        "Masks": Subgraph(["black", "white", "half", "other"]),
+        "Pool and draw": Subgraph(
+            ["latent", "pool", "draw", "decode", "shown"],
+            [("draw", "seed"), ("latent", "width"), ("latent", "height")],
+        ),
+    },
+)
+
+COMPARE = Graph(
+    "11 Compare strengths",
+    {
+        "load": load(),
+        "picture": sample("yellow star on navy"),
+        "reference": Node(
+            "UniFusionReference",
+            {"image": ("picture", 0), "label": "", "strength": 1.0, "detail": "default", "start": 0.0, "end": 1.0},
+        ),
+        "encode": encode("a large circle at the center", references=("reference", 0)),
+        **drawing("encode", seed=4),
+        "compare": Node(
+            "UniFusionCompare",
+            {"image": ("shown", 0), "setting": "strength", "values": "0, 0.5, 1, 2, 4", "which": "", "columns": 0},
+        ),
+        "save": save("compare", title="The sheet"),
+    },
+    [
+        "## Compare\n\nPress **Run**: the picture is drawn once for every strength, and all stand on one sheet. What the "
+        "setting does not change runs once, and the encoder not at all.\n\nChoose another `setting` (seed, layer gains, "
+        "system prompt), or *any input* and write the node's number and the input, such as `5.cfg`, into `which`.\n\n"
+        + OWN
+    ],
+    [
+        (300, [("load", 130), ("picture", 110), ("note", 480)]),
+        (320, [("reference", 300)]),
+        (400, [("encode", 460)]),
+        (300, [("Draw", 260)]),
+        (340, [("compare", 560)]),
+        (560, [("save", 480)]),
+    ],
+    subgraphs={"Draw": drawing_subgraph()},
+)
+
+GRAPHS = [TEXT, PLAIN, EDIT, TWO, INSPECT, SAVED, STYLE, TURBO, RAW, REGIONS, COMPARE]
 
 
 @dataclass

@@ -11,6 +11,7 @@ COMMANDS = {
     "plan": "check everything, time ten steps, say what it will take; writes no weights",
     "encode": "fill the cache alone; any number of machines may do it at the same time",
     "export": "write the weights of the newest checkpoint",
+    "memory": "print what training Krea 2 itself takes, by settings; needs none of its files",
     "keys": "print every key of a configuration as a table",
 }
 NEEDS = ("accelerate", "pydantic")
@@ -21,7 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name, says in COMMANDS.items():
         command = commands.add_parser(name, help=says, description=says)
-        if name == "keys":
+        if name in ("keys", "memory"):
             continue
         command.add_argument("config", type=Path, help="TOML file; see examples/")
         if name in ("run", "encode"):
@@ -54,6 +55,11 @@ def run_command(given: argparse.Namespace, arguments: list[str]) -> None:
 
     if given.command == "keys":
         print(keys_table())
+        return
+    if given.command == "memory":
+        from .memory import krea2_table
+
+        print("\n".join(krea2_table()))
         return
     config = load(given.config)
     count = getattr(given, "processes", None) or config.processes

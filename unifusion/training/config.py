@@ -116,6 +116,9 @@ class Data(Section):
         0.03, "part of the examples that draw the finished picture again from itself", "0..1", ge=0, le=1
     )
     unconditional: float = key(0.1, "part of the examples without words", "0..1", ge=0, le=1)
+    rewrite: bool = key(
+        False, "let the VLM rewrite every prompt (VERIFI) and train on what it wrote; texts stay in the cache"
+    )
     heldout: int = key(0, "examples kept away from training, to measure the loss on", "examples", ge=0)
     longest: int = key(0, "conditions with more tokens are left out and counted; 0: none are", "tokens", ge=0)
     cache: str = key("", "folder of encoded states and latents; empty: `cache` in the run's folder")

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..hidden_states import HiddenStates
 from ..miniature import MINIATURE, VLM_FOLDER
 from ..quoting import printable, quoted
 from ..still_vae import StillVAE, from_wan
@@ -19,7 +20,7 @@ from .config import BUNDLED, Config
 from .data.buckets import cover
 from .data.sample import BrokenPicture, Notes
 from .examples import Condition, Contract, Example
-from .frozen_encoder import FrozenEncoder, Qwen3VLFolder, file_identity
+from .frozen_encoder import FolderEncoder, FrozenEncoder, file_identity
 
 LATENT_BATCH = 8
 SAY_EVERY = 10.0  # seconds
@@ -86,7 +87,7 @@ def load_encoder(config: Config, device: str | torch.device = "cpu") -> FrozenEn
     Raises:
         ValueError: naming what is wrong with its folder.
     """
-    return Qwen3VLFolder(vlm_folder(config), device, config.vlm.precision)
+    return FolderEncoder(vlm_folder(config), device, config.vlm.precision)
 
 
 @torch.no_grad()
@@ -94,6 +95,12 @@ def encode_pictures(vae: StillVAE, pictures: Tensor) -> Tensor:
     """(B, H, W, 3) in 0..1 -> latents (B, 16, H / 8, W / 8) float32."""
     device = next(vae.parameters()).device
     return vae.encode(2.0 * pictures.to(device).movedim(-1, 1).float() - 1.0).float().cpu()
+
+
+def _about(hidden: HiddenStates) -> dict[str, str]:
+    """Words of an entry, for whoever looks into the cache."""
+    about = {"prompt": printable(hidden.prompt)[:2000]}
+    return about | ({"written": printable(hidden.text)[:4000]} if hidden.text else {})
 
 
 class Work:
@@ -177,7 +184,7 @@ def encode_all(
             except BrokenPicture as error:
                 lost(key, error)
                 continue
-            work.cache.write(STATES, key, hidden.states[0].bfloat16(), {"prompt": printable(hidden.prompt)[:500]})
+            work.cache.write(STATES, key, hidden.states[0].bfloat16(), _about(hidden))
             done.states += 1
             progress()
     done.seconds_states = time.monotonic() - began

@@ -75,6 +75,7 @@ class Condition:
     Attributes:
         key: of its states in the cache.
         prompt, pictures, labels, answer: see :func:`~.frozen_encoder.condition`.
+        rewrite: whether the VLM writes the answer.
     """
 
     key: str
@@ -82,6 +83,7 @@ class Condition:
     pictures: tuple[Picture, ...] = field(default=(), repr=False)
     labels: tuple[str, ...] = ()
     answer: str = ""
+    rewrite: bool = False
 
     def encode(self, encoder: FrozenEncoder, contract: Contract) -> HiddenStates:
         """Its selected hidden states.
@@ -90,9 +92,11 @@ class Condition:
             BrokenPicture: if a picture cannot be decoded.
         """
         references = prepare(encoder, contract.profile, [p.pixels() for p in self.pictures], self.labels)
-        system = contract.system
-        if self.answer and not system:
+        system, answer = contract.system, self.answer
+        if (answer or self.rewrite) and not system:
             system = SYSTEM_PROMPTS[contract.profile.rewrite_system]
+        if self.rewrite:
+            answer = remove_control_tokens(encoder.write(system, self.prompt, references), encoder.tokenizer)[0]
         return condition(
             encoder,
             contract.profile,
@@ -100,8 +104,8 @@ class Condition:
             self.prompt,
             references,
             system=system,
-            answer=self.answer,
-            selection="" if self.answer else contract.selection,
+            answer=answer,
+            selection="" if answer else contract.selection,
         )
 
 
@@ -145,14 +149,14 @@ class ExampleMaker:
     def condition(
         self, prompt: str, pictures: Sequence[Picture] = (), labels: Sequence[str] = (), answer: str = ""
     ) -> Condition:
-        """A condition with its key in the cache."""
+        """A condition with its key in the cache; a prompt without an answer is rewritten where that is asked for."""
         c = self.contract
         about = (c.identity, c.taps, c.profile.key, repr(c.profile), c.system, c.selection)
         labels = tuple(labels[: len(pictures)])
         shown = [self.digests.of(picture) for picture in pictures]
-        return Condition(
-            key_of(VERSION, STATES, about, prompt, shown, labels, answer), prompt, tuple(pictures), labels, answer
-        )
+        rewrite = bool(self.config.data.rewrite and prompt and not answer)
+        key = key_of(VERSION, STATES, about, prompt, shown, labels, answer, *(["rewritten"] if rewrite else []))
+        return Condition(key, prompt, tuple(pictures), labels, answer, rewrite)
 
     def make(self, samples: Sequence[Sample]) -> tuple[list[Example], Notes]:
         """Examples, and what was left out or changed.
@@ -172,14 +176,14 @@ class ExampleMaker:
         return examples, notes
 
     def clean_text(self, text: str) -> str:
-        """A text without control tokens."""
-        return remove_control_tokens(text, self.tokenizer)[0].strip()
+        """A text as the nodes read it: without control tokens, slips of the fingers read as meant where the VLM does."""
+        clean = remove_control_tokens(text, self.tokenizer)[0].strip()
+        return self.tokenizer.spelled(clean) if hasattr(self.tokenizer, "spelled") else clean
 
     def _clean(self, text: str, name: str, notes: Notes) -> str:
-        clean, removed = remove_control_tokens(text, self.tokenizer)
-        if removed:
+        if remove_control_tokens(text, self.tokenizer)[1]:
             notes.add("texts with control tokens, which were taken out", name)
-        return clean.strip()
+        return self.clean_text(text)
 
     def _example(self, sample: Sample, notes: Notes) -> Example:
         data, profile = self.config.data, self.contract.profile

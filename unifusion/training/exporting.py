@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -71,8 +72,13 @@ class Export:
             _put(vae_file(self.config), folder / "vae.safetensors")
         source = vlm_folder(self.config)
         for path in sorted(source.iterdir()):
-            if path.is_file() and not (folder / "vlm" / path.name).exists():
+            if path.is_file() and path.name != "config.json" and not (folder / "vlm" / path.name).exists():
                 _put(path, folder / "vlm" / path.name)
+        values = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        values["taps"] = list(self.contract.taps)  # the layers it was trained with
+        config = folder / "vlm" / "config.json"
+        config.unlink(missing_ok=True)  # never write through a link into the folder it came from
+        config.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def export_checkpoint(config: Config, contract: Contract, out: Path | None = None) -> Path:

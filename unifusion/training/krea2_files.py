@@ -63,6 +63,7 @@ class Krea2File:
                 txtdim=self.shapes["txtfusion.layerwise_blocks.0.attn.wq.weight"][1],
                 txtlayers=self.shapes[KNOWN_BY][-1],
                 channels=token // 4,
+                txtinput=self.shapes.get("txtfusion.input.weight", (0, 0))[1],
             )
         except (KeyError, ValueError, IndexError) as error:
             raise ValueError(

@@ -47,6 +47,14 @@ class LiveBytes(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._gone, key, size)
 
+    def add_weights(self, module: nn.Module) -> None:
+        """Count what is there before the first operation: a view of a weight is no new tensor."""
+        for part in module.modules():
+            if isinstance(part, FrozenLinear):
+                self.add(part.packed)
+        for p in module.parameters():
+            self.add(p.detach())
+
     def _gone(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.now -= size
@@ -182,17 +190,19 @@ def measure(
     with torch.device("meta"):
         inputs = Batch(
             torch.empty(batch, sizes.channels, *latent, dtype=dtype),
-            torch.empty(batch, tokens, sizes.txtlayers, sizes.txtdim, dtype=dtype),
+            torch.empty(batch, tokens, sizes.txtlayers, sizes.states_width, dtype=dtype),
             torch.zeros(batch, tokens),
         )
         noise = torch.empty(batch, settings.levels, sizes.channels, *latent, dtype=dtype)
         t = torch.empty(batch, settings.levels, dtype=dtype)
     parameters = [p for p in objective.parameters() if p.requires_grad]
     with attention_of(device), LiveBytes() as live:
+        live.add_weights(objective)
+        weights = live.now
         objective(inputs, noise, t)["loss"].backward()
         gradients = sum(p.grad.numel() * p.grad.element_size() for p in parameters if p.grad is not None)
     # gradients grow while activations go: what is left of the peak without them is the step's own
-    found.step = max(0, live.peak - gradients)
+    found.step = max(0, live.peak - weights - gradients)
     if mixed:  # autocast's copies of trained matrices
         found.step += sum(2 * p.numel() for p in parameters if p.ndim > 1)
     shares = processes if settings.shard else 1

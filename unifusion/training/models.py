@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..dit import DiTConfig, SingleStreamDiT
 from ..miniature import MINIATURE
+from ..pooling import pooled_width
 from ..quoting import quoted
 from .config import BUNDLED, Config
 from .examples import Contract
@@ -16,7 +17,6 @@ from .frozen_linear import FrozenLinear
 from .krea2_files import Krea2File
 from .lora import add_lora, targets_in
 
-HEADS_OF_POOLING = 20  # fixed in every reader of Krea 2's layout
 POOLING_TARGETS = ("txtfusion.layerwise_blocks.*", "txtfusion.refiner_blocks.*")
 
 
@@ -35,25 +35,21 @@ def sizes(config: Config, contract: Contract) -> DiTConfig:
     """
     path = start_file(config)
     if path is None:
-        if contract.width % HEADS_OF_POOLING:
-            raise ValueError(
-                f"{contract.vlm} has a width of {contract.width}, which the {HEADS_OF_POOLING} heads of Krea 2's pooling do "
-                f"not divide; take a VLM whose width is a multiple of {HEADS_OF_POOLING}."
-            )
         m = config.model
         return DiTConfig(
             features=m.features,
             heads=m.features // 128,
             kvheads=m.kvheads,
             layers=m.layers,
-            txtdim=contract.width,
+            txtdim=pooled_width(contract.width),
             txtlayers=len(contract.taps),
+            txtinput=0 if pooled_width(contract.width) == contract.width else contract.width,
         )
     file = Krea2File(path)
     found = file.config()
-    if (found.txtdim, found.txtlayers) != (contract.width, len(contract.taps)):
+    if (found.states_width, found.txtlayers) != (contract.width, len(contract.taps)):
         raise ValueError(
-            f"{quoted(path.name)} takes {found.txtlayers} layers of width {found.txtdim}, and {contract.vlm} gives "
+            f"{quoted(path.name)} takes {found.txtlayers} layers of width {found.states_width}, and {contract.vlm} gives "
             f"{len(contract.taps)} of width {contract.width}. Name the VLM and the taps it was made for."
         )
     trained = file.metadata.get("unifusion.taps", "")

@@ -30,6 +30,7 @@ from . import checkpoint
 from .curves import plot_log, save_grid
 from .ema import EMA
 from .folder_lock import FolderLock
+from .learning_rate import factor
 from .objective import Batch, FlowMatching, noise_levels
 from .optimizer import MuonAdamW
 from .sharding import set_sync, shard, whole
@@ -52,6 +53,7 @@ RUN_FILE = "run.json"
 
 CHOICES = {"optimizer": ("muon", "adamw", "adamw8bit"), "mixed_precision": ("no", "bf16", "fp16")}
 HELD_OUT = "held-out"
+LEAST_RATE = 0.05  # of the peak, at the end
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,6 @@ class TrainingSettings:
                 raise ValueError(f"The setting {name} is {found}; it must be at least 1.")
         if self.shard and self.mixed_precision == "fp16":
             raise ValueError("Weights spread over processes cannot be trained in fp16; take bf16 or no.")
-
-
-def learning_rate(step: int, settings: TrainingSettings) -> float:
-    """Factor on the peak rate: linear warm-up, constant, linear to 0.05."""
-    remaining = (settings.steps - step) / max(1.0, settings.decay * settings.steps)
-    return min(1.0, (step + 1) / max(1, settings.warmup), max(0.05, remaining))
 
 
 def build_optimizer(objective: FlowMatching, settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -324,9 +320,9 @@ class Trainer:
             Mean losses of this process's parts and the norm of the gradient.
         """
         settings, step, processes = self.settings, self.position.step, self.accelerator.num_processes
-        factor = learning_rate(step, settings)
+        now = factor(step, settings.steps, warmup=settings.warmup, decay=settings.decay, floor=LEAST_RATE)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+            group["lr"] = group["peak"] * now
         sums: dict[str, float] = {}
         for part in range(settings.parts):
             batch = self.source(step, part, self.accelerator.process_index)

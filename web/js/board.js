@@ -24,7 +24,8 @@ const STYLE = `
 .unifusion-board input[type="text"] { flex: 1 1 60px; }
 .unifusion-board input[type="number"] { flex: 0 0 58px; width: 58px; }
 .unifusion-board .share { display: flex; flex: 0 0 96px; align-items: center; gap: 2px; }
-.unifusion-board .share input { flex: 1 1 0; width: 0; padding: 0 3px; }
+.unifusion-board .share input { flex: 1 1 0; width: 0; padding: 0 2px; text-align: center; appearance: textfield; }
+.unifusion-board .share input::-webkit-inner-spin-button { appearance: none; margin: 0; }
 .unifusion-board input[type="checkbox"] { flex: 0 0 16px; width: 16px; accent-color: #3fb8af; }
 .unifusion-board button { flex: 0 0 22px; height: 26px; padding: 0; border: 1px solid var(--border-color, #4e4e4e);
   border-radius: 5px; background: transparent; color: inherit; cursor: pointer; }
@@ -183,7 +184,7 @@ class Board {
     name.onchange = () => this.change(row.slot, { name: name.value.trim() });
     const strength = element("input", {
       type: "number",
-      min: "0",
+      min: "-2",
       max: "10",
       step: "0.05",
       value: String(row.strength),
@@ -192,7 +193,7 @@ class Board {
     strength.dataset.field = "strength";
     strength.onchange = () => {
       const wanted = strength.value === "" ? 1 : Number(strength.value);
-      this.change(row.slot, { strength: Math.min(10, Math.max(0, wanted)) });
+      this.change(row.slot, { strength: Math.min(10, Math.max(-2, wanted)) });
     };
     const share = (field, least, most) => {
       const made = element("input", { type: "number", min: "0", max: "100", step: "5", title: word(field) });

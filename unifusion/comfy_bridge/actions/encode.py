@@ -8,6 +8,7 @@ import torch
 
 from ...conditions import dropped_tokens, encode_segments, selected_tokens, words_of_prompt
 from ...hidden_states import HiddenStates, image_role
+from ...jobs import with_jobs
 from ...messages import remove_control_tokens
 from ...profiles import PROFILES, WIDTH_MAJOR, Profile, parse_taps, taps_for
 from ...prompt_weights import parse_weights, plain_text
@@ -54,18 +55,20 @@ def read_prompt(prompt: str, tokenizer) -> tuple[list[tuple[str, float]], list[s
         ValueError: if taking the weights out would leave a control token.
     """
     clean, removed = remove_control_tokens(prompt, tokenizer)
+    spelled = getattr(tokenizer, "spelled", None)  # the miniature's: slips of the fingers are read as meant
+    clean = spelled(clean) if spelled else clean
     pieces = parse_weights(clean)
     if hidden := remove_control_tokens(plain_text(pieces), tokenizer)[1]:
         raise ValueError(f"Without its weights the text would contain the control token '{hidden[0]}'. Remove it.")
     return pieces, removed
 
 
-def with_spans(hidden: HiddenStates, references: Sequence[PreparedReference]) -> HiddenStates:
-    """Give every image token the part of the schedule in which its reference counts."""
+def as_asked(hidden: HiddenStates, references: Sequence[PreparedReference]) -> HiddenStates:
+    """Every picture's tokens do the job of their reference, in the part of the schedule in which it counts."""
     spans = hidden.spans.clone()
     for index, reference in enumerate(references):
         spans[hidden.roles == image_role(index)] = torch.tensor([reference.start, reference.end])
-    return hidden._replace(spans=spans)
+    return with_jobs(hidden._replace(spans=spans), [reference.job for reference in references])
 
 
 def encode_selected(
@@ -90,7 +93,7 @@ def encode_selected(
         drop=dropped_tokens(profile, system, prompt, bool(references)),
         prompt=words_of_prompt(prompt),
     )
-    everything = with_spans(everything, references)
+    everything = as_asked(everything, references)
     return everything, selected_tokens(everything, selection, opener)
 
 
@@ -105,10 +108,12 @@ def empty_prompt(
 ) -> HiddenStates:
     """The usual negative: the empty prompt, with the same pictures where the profile says so.
 
+    Pictures to draw away from are left out of it: they are subtracted in the positive alone, as words are.
+
     Args:
         system: a system prompt other than the profile's; empty for that.
     """
-    references = references if profile.negative_pictures else ()
+    references = [r._replace(strength=max(0.0, r.strength)) for r in references] if profile.negative_pictures else ()
     system = system or profile.system_for("", bool(references))
     return encode_selected(vlm, profile, system, "", references, taps, selection, precision)[1]
 
@@ -137,7 +142,7 @@ def run(
     everything, selected = encode_selected(vlm, known, system, pieces, pictures, layers, chosen, precision)
     negative = empty_prompt(vlm, known, own_system, pictures, layers, chosen, precision)
     lines = [
-        *foreign_word_lines(vlm, plain_text(pieces)),
+        *foreign_word_lines(vlm, prompt),
         *budget_lines(everything, selected, chosen, known, precision),
         *picture_lines(plain_text(pieces), pictures),
         *weight_lines(everything, selected, pieces),

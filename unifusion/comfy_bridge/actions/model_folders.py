@@ -14,6 +14,7 @@ import folder_paths
 from comfy_execution.graph_utils import ExecutionBlocker
 from safetensors import safe_open
 
+from ...lora_contract import CONTRACT
 from ...miniature import MINIATURE, read_config
 from ...quoting import quoted
 from ..drawers.fusion_model import INPUT, FusionModel, attach_input_projection
@@ -152,6 +153,8 @@ def _load_model(path: Path, weights: dict | None = None, **patching):
                 f"width {model.model.diffusion_model.txtdim}. Take the file from its training."
             )
         attach_input_projection(model, projection)
+    with safe_open(path, "pt") as file:
+        model.set_attachments(CONTRACT, dict(file.metadata() or {}))
     model.cached_patcher_init = (_load_model, (path,))
     return model
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ...hidden_states import HiddenStates, join
 from ...layer_gains import CUSTOM, OFF, parse_gains, preset_gains
-from ...lora_contract import contract_lines
+from ...lora_contract import CONTRACT, contract_lines
 from ...quoting import quoted
 from ..drawers.door import drawer_for
 
@@ -46,7 +46,8 @@ def run(
     else:
         images = drawer.to_conditioning(images_only, "images-only", values, keep_rms)
         lines.append(_describe("images only", images_only, images, drawer))
-    lines += contract_lines(model.get_attachment("lora_metadata"), positive)
+    lines += contract_lines(model.get_attachment("lora_metadata"), positive, "LoRA")
+    lines += contract_lines(model.get_attachment(CONTRACT), positive, "model")
     if gain_preset != CUSTOM and gains.strip():
         lines.append(f"gains {quoted(gains.strip())} are not used: set gain_preset to '{CUSTOM}' to use them.")
     if unused:

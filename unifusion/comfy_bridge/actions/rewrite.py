@@ -35,12 +35,12 @@ from ..encoders.kept import KeptStates, states_key
 from ..encoders.text_encoder import VLM, LaidOut, encode
 from ..encoders.writing import AT_LIMIT, ENDED, Decoded, check_can_write, decode, precision_for
 from .encode import (
+    as_asked,
     choose_profile,
     empty_prompt,
     encode_selected,
     gather,
     read_prompt,
-    with_spans,
 )
 from .reports import budget_lines, foreign_word_lines, kept_line, picture_lines, syntax_lines, weight_lines
 
@@ -169,7 +169,7 @@ def _written(
     text = prefill + b"".join(raw).decode("utf-8", "ignore")
     hidden = None
     if decoded.states is not None:
-        hidden = with_spans(
+        hidden = as_asked(
             make_hidden_states(
                 decoded.states,
                 [*laid.roles, *[GENERATED] * len(raw)],
@@ -290,7 +290,7 @@ def read_given(
         prompt=request.prompt,
         text=plain_text(answer),
     )
-    return with_spans(hidden, request.pictures), opener
+    return as_asked(hidden, request.pictures), opener
 
 
 def _settings(sampling: dict, seed: int, min_length: int, max_length: int) -> Decoding:
@@ -436,7 +436,7 @@ def run_variations(
             )
             selected = take(everything, selection_mask(everything.roles, chosen, opener))
         report = [
-            *foreign_word_lines(vlm, request.prompt),
+            *foreign_word_lines(vlm, prompt),
             f"VERIFI: {count_words(request.prompt)} words in, {count_words(text)} words out",
             *about,
             *budget_lines(everything, selected, chosen, known, precision),

@@ -6,7 +6,7 @@ the questions that ComfyUI's own language models answer (``text_encoder.VLM``, `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,6 +97,13 @@ class FolderDecoder:
     __call__ = forward
 
 
+def _each_tensor(cache, change: Callable[[torch.Tensor], torch.Tensor]):
+    """The cache with its keys and values changed, for ``writing.decode``, which writes several texts at once."""
+    for layer in cache.layers:
+        layer.keys, layer.values = change(layer.keys), change(layer.values)
+    return cache
+
+
 class FolderTransformer(torch.nn.Module, llama.BaseGenerate):
     """Language model, vision tower and head of a folder, with the questions of ComfyUI's Qwen3-VL."""
 
@@ -172,7 +179,9 @@ class FolderTransformer(torch.nn.Module, llama.BaseGenerate):
         """An empty cache of transformers; it grows as it is written."""
         from transformers import DynamicCache
 
-        return DynamicCache(config=self.vlm.config)
+        cache = DynamicCache(config=self.vlm.config)
+        cache.each_tensor = partial(_each_tensor, cache)
+        return cache
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         last = hidden[:, -1:]
@@ -296,11 +305,14 @@ def load_clip(folder: str | Path, taps: tuple[int, ...] = (), **patching) -> com
     Raises:
         ValueError: for whatever the folder lacks, or taps that the model has not.
     """
+    folder = Path(folder)
     vlm = TransformersVLM.from_folder(folder, dtype=None)
+    if folder.name == "vlm":
+        vlm.name = folder.parent.name  # of the model it belongs to
     if taps and not vlm.taps_named:
         if max(taps) >= vlm.layers:
             raise ValueError(
-                f"The drawing model was trained with layer {max(taps)}, but the language model in {quoted(Path(folder).name)} "
+                f"The drawing model was trained with layer {max(taps)}, but the language model in {quoted(vlm.name)} "
                 f"has {vlm.layers}. Take both from the same training."
             )
         vlm.taps = tuple(taps)

@@ -17,7 +17,8 @@ import torch
 from comfy import sd1_clip
 
 from ...messages import IMAGE_PAD, VISION_BLOCK, chat_text
-from ...miniature import SIDE, VLMConfig, check_weights, load_words, read_config
+from ...miniature import SIDE, VLMConfig, check_weights, read_config
+from ...miniature_words import load_words
 from ...quoting import printable, quoted
 from ...system_prompts import MINIATURE_SYSTEM
 from ..read_files import check_files, read_safetensors

@@ -83,8 +83,11 @@ class _Row:
         self.generator = torch.Generator(device=device).manual_seed(seed) if settings.sample else None
 
 
-def _each_tensor(cache: list[tuple], change: Callable[[torch.Tensor], torch.Tensor]) -> list[tuple]:
+def _each_tensor(cache, change: Callable[[torch.Tensor], torch.Tensor]):
     """A KV cache with every tensor changed, layer by layer; encoders differ in what they keep of a layer."""
+    if hasattr(cache, "each_tensor"):
+        return cache.each_tensor(change)
+    cache = list(cache)
     for index, layer in enumerate(cache):
         cache[index] = tuple(change(part) if isinstance(part, torch.Tensor) else part for part in layer)
     return cache
@@ -197,7 +200,7 @@ def decode(
         )
         keep_read()
         if len(rows) > 1:
-            cache = _each_tensor(list(cache), lambda part: part.expand(len(rows), *part.shape[1:]).contiguous())
+            cache = _each_tensor(cache, lambda part: part.expand(len(rows), *part.shape[1:]).contiguous())
         while True:
             comfy.model_management.throw_exception_if_processing_interrupted()
             tokens, drawn = draw_all()
@@ -209,7 +212,7 @@ def decode(
                 if not active:
                     break
                 tokens = tokens[going]
-                cache = _each_tensor(list(cache), lambda part, going=going: part[going])
+                cache = _each_tensor(cache, lambda part, going=going: part[going])
             for at, row in zip(going, active, strict=True):
                 rows[row].ids.append(drawn[at])
             written += 1
