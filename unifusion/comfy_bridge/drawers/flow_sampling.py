@@ -10,6 +10,7 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import latent_preview
+import torch
 
 from ...guidance import resolution_shift, steps_and_resolution_shift, text_and_image_guidance
 from ...profiles import AS_THE_MODEL, BY_STEPS_AND_RESOLUTION
