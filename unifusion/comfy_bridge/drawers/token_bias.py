@@ -77,17 +77,29 @@ class TokenWeights:
         self.earlier, self.regions = earlier, regions
         self.applied = 0
         self.bypassed: set[str] = set()
+        self._made: dict[tuple, torch.Tensor] = {}
 
     def _is_over_text(self, q: torch.Tensor, k: torch.Tensor) -> bool:
         return k.shape[-2] >= self.bias.shape[1] and q.shape[0] % self.bias.shape[0] == 0
 
-    def _mask(self, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def _bias(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        """What is added to the logits, the same for every block of one forward: ``(batch, 1, 1 or queries, keys)``."""
+        key = (q.shape[0], q.shape[-2], k.shape[-2], q.dtype, q.device)
+        if key not in self._made:
+            self._made[key] = self._build(q, k)
+        return self._made[key]
+
+    def _build(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         bias = F.pad(self.bias.to(device=q.device), (0, k.shape[-2] - self.bias.shape[1])).to(q.dtype)
         repeats = q.shape[0] // self.bias.shape[0]
         bias = bias.repeat(repeats, 1)[:, None, None, :]
         if self.regions is not None:
             places = self.regions.matrix(q.shape[-2], q).repeat(repeats, 1, 1, 1)
             bias = bias + F.pad(places, (0, k.shape[-2] - places.shape[-1]))
+        return bias
+
+    def _mask(self, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        bias = self._bias(q, k)
         if mask is None:
             return bias
         if mask.dtype == torch.bool:
