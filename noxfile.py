@@ -141,6 +141,14 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def train(session: nox.Session) -> None:
+    """Train on your own pictures: nox -s train -- examples/pictures.toml (docs/training.md)."""
+    if not session.posargs:
+        session.error("Name a configuration: nox -s train -- examples/pictures.toml")
+    Environment(session, DEFAULT_HOST).run("-m", "unifusion.training", "run", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def miniature(session: nox.Session) -> None:
     """Train the miniature from nothing (many hours on a CPU; resumes where it stopped)."""
     Environment(session, DEFAULT_HOST).run("-m", "recipes.miniature.recipe", *session.posargs)
 

@@ -20,6 +20,7 @@ from .random_sizes import keep_no_states
 LANGUAGE = dict(hidden_size=256, intermediate_size=1024, num_attention_heads=4, num_key_value_heads=2)
 SETTINGS = dict(temperature=0.7, top_p=0.95, top_k=64, min_p=0.05, repetition_penalty=1.05)  # TextGenerate's own
 LENGTHS = {16: 15, 64: 9, 256: 5}  # tokens written: runs
+VARIATIONS = 4  # texts at once
 PROMPT = "a red fox in the snow"
 SYSTEM = "photograph"
 
@@ -29,6 +30,7 @@ class Sides:
 
     def __init__(self):
         self.rewrite = pack("unifusion.comfy_bridge.actions.rewrite")
+        self.kept = pack("unifusion.comfy_bridge.encoders.kept")
         from harness.random_krea2 import make_clip
 
         self.clip = keep_no_states(make_clip(language=LANGUAGE))
@@ -37,25 +39,19 @@ class Sides:
         chat = pack("unifusion.messages").chat
         self.asked = "".join(segment.text for segment in chat(system, PROMPT))
 
-    def verifi(self, length: int, selection: str = "images and rewritten text"):
+    def verifi(self, length: int, selection: str = "images and rewritten text", variations: int = 1):
         """Prompt to hidden states, as the node does it; the negative is kept from the warm-up, as in use."""
-        return self.rewrite.run(
+        self.kept.states_store(self.vlm).forget(lambda one: one.written)  # every run writes anew
+        return self.rewrite.run_variations(
             self.clip,
             PROMPT,
-            "krea2",
-            SYSTEM,
-            "",
-            selection,
-            {"sampling": "sample", **SETTINGS},
-            3,
-            0,
-            length,
-            "",
-            "",
-            "auto",
-            "",
-            None,
-            None,
+            profile="krea2",
+            system_prompt=SYSTEM,
+            selection=selection,
+            sampling={"sampling": "sample", **SETTINGS},
+            seed=3,
+            max_length=length,
+            variations=variations,
         )
 
     def text_generate(self, length: int) -> list[int]:
@@ -204,7 +200,7 @@ def _peak_megabytes(call: Callable[[], object]) -> float:
 
 
 def figures() -> list[Figure]:
-    """Time at several lengths; peak memory."""
+    """Time at several lengths and of several texts at once; peak memory."""
     lines = []
     with torch.inference_mode():
         sides = Sides()
@@ -214,6 +210,16 @@ def figures() -> list[Figure]:
         for length, runs in LENGTHS.items():
             for ends in (True, False):
                 lines += _at_length(sides, other, length, runs, ends)
+        several = _interleaved(
+            {number: partial(sides.verifi, 64, variations=number) for number in (VARIATIONS, 1)}, LENGTHS[64]
+        )
+        lines.append(
+            figure(
+                f"VERIFI, {VARIATIONS} variations of 64 tokens",
+                "this pack's own one",
+                list(zip(several[VARIATIONS], several[1])),
+            )
+        )
         if not torch.cuda.is_available():
             pair = tuple(_peak_megabytes(partial(side, 64)) for side in (sides.verifi, sides.generate_and_encode))
             lines.append(

@@ -1,6 +1,7 @@
 import comfy.samplers
 from comfy_api.latest import io
 
+from ..unifusion.before_queue import NOT_CONNECTED, cfg_of, check_guidance
 from ..unifusion.comfy_bridge.actions import draw
 from ..unifusion.profiles import SAMPLER_PRESETS
 from .checked import Node
@@ -68,9 +69,9 @@ class DiTSampler(Node):
                 io.DynamicCombo.Input(
                     "preset",
                     options=[
+                        io.DynamicCombo.Option(key=draw.AUTO, inputs=[]),  # the first is what a new node has
                         *(io.DynamicCombo.Option(key=key, inputs=[]) for key in SAMPLER_PRESETS),
                         io.DynamicCombo.Option(key="custom", inputs=custom_inputs()),
-                        io.DynamicCombo.Option(key=draw.AUTO, inputs=[]),
                     ],
                     tooltip="Steps, guidance, sampler and shift that belong to a model; 'custom' shows them, 'auto' goes "
                     "by the MODEL.",
@@ -104,16 +105,26 @@ class DiTSampler(Node):
     def execute(
         cls, model, positive, latent_image, seed, preset, denoise, negative=None, images_only=None, image_guidance=-1.0
     ) -> io.NodeOutput:
-        return io.NodeOutput(
-            draw.run(
-                model,
-                positive,
-                negative,
-                images_only=images_only,
-                latent=latent_image,
-                seed=seed,
-                preset=preset,
-                denoise=denoise,
-                image_guidance=image_guidance,
-            )
+        latent = draw.run(
+            model,
+            positive,
+            negative,
+            images_only=images_only,
+            latent=latent_image,
+            seed=seed,
+            preset=preset,
+            denoise=denoise,
+            image_guidance=image_guidance,
         )
+        notes = draw.notes(preset, model)
+        return io.NodeOutput(latent, ui={"warning": notes} if notes else None)
+
+    @classmethod
+    def validate_inputs(cls, preset=None, negative=NOT_CONNECTED, images_only=NOT_CONNECTED, image_guidance=-1.0):
+        check_guidance(
+            cfg_of(preset),
+            image_guidance,
+            negative=negative != NOT_CONNECTED,
+            images_only=images_only != NOT_CONNECTED,
+        )
+        return True

@@ -1,6 +1,6 @@
 from comfy_api.latest import ComfyExtension, io
 
-from ..unifusion.comfy_bridge.actions import model_folders
+from ..unifusion.comfy_bridge.actions import model_folders, studio
 from .compare import Compare
 from .dit_sampler import DiTSampler
 from .guider import Guider
@@ -41,6 +41,7 @@ NODES: list[type[io.ComfyNode]] = [
 class UniFusionExtension(ComfyExtension):
     async def on_load(self) -> None:
         model_folders.register()
+        studio.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

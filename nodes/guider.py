@@ -1,5 +1,6 @@
 from comfy_api.latest import io
 
+from ..unifusion.before_queue import NOT_CONNECTED, check_guidance
 from ..unifusion.comfy_bridge.actions import draw
 from .checked import Node
 from .sockets import CATEGORY
@@ -45,3 +46,13 @@ class Guider(Node):
         return io.NodeOutput(
             draw.guider(model, positive, negative, cfg=cfg, images_only=images_only, image_guidance=image_guidance)
         )
+
+    @classmethod
+    def validate_inputs(cls, cfg=None, image_guidance=-1.0, negative=NOT_CONNECTED, images_only=NOT_CONNECTED):
+        check_guidance(
+            cfg,
+            image_guidance,
+            negative=negative != NOT_CONNECTED,
+            images_only=images_only != NOT_CONNECTED,
+        )
+        return True

@@ -63,6 +63,13 @@ class Inspect(Node):
                     ),
                     tooltip="The pictures that were encoded, in the same order, to lay the heat maps over.",
                 ),
+                io.Combo.Input(
+                    "pages",
+                    options=[look_inside.ONE_PAGE, look_inside.EVERY_PAGE],
+                    default=look_inside.ONE_PAGE,
+                    optional=True,
+                    tooltip="For view 'all pages': one page that says the result in words, or every page.",
+                ),
             ],
             outputs=[
                 io.Image.Output("pages", display_name="pages"),
@@ -77,9 +84,18 @@ class Inspect(Node):
 
     @classmethod
     def execute(
-        cls, hidden_states, model, words="", heat_map="", silence="", view=look_inside.ALL, references=None, images=None
+        cls,
+        hidden_states,
+        model,
+        words="",
+        heat_map="",
+        silence="",
+        view=look_inside.ALL,
+        references=None,
+        images=None,
+        pages=look_inside.EVERY_PAGE,  # of graphs saved before there was a choice
     ) -> io.NodeOutput:
-        pages, table, silenced = look_inside.run(
+        drawn, table, silenced = look_inside.run(
             hidden_states,
             model,
             words=words,
@@ -88,6 +104,7 @@ class Inspect(Node):
             view=view,
             references=references,
             images=images,
+            pages=pages,
         )
-        shown = {**ui.PreviewImage(pages, cls=cls).as_dict(), **ui.PreviewText(table).as_dict()}
-        return io.NodeOutput(pages, silenced, table, ui=shown)
+        shown = {**ui.PreviewImage(drawn, cls=cls).as_dict(), **ui.PreviewText(table).as_dict()}
+        return io.NodeOutput(drawn, silenced, table, ui=shown)

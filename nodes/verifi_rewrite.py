@@ -7,6 +7,7 @@ from ..unifusion.own_presets import SYSTEM
 from ..unifusion.profiles import PROFILES
 from ..unifusion.selection import REWRITE_SELECTIONS
 from ..unifusion.system_prompts import AS_PROFILE, CUSTOM, SYSTEM_PROMPTS
+from ..unifusion.verifi import VARIATIONS, check_variations, seeds_of
 from .checked import Node
 from .sockets import CATEGORY, SHOWS_AGAIN, HiddenStatesSocket, picture_inputs
 
@@ -189,17 +190,31 @@ class VerifiRewrite(Node):
                     tooltip="'as written' reads the prompt as it is, like VLM Encode: one click to compare with the "
                     "rewrite.",
                 ),
+                io.Int.Input(
+                    "variations",
+                    default=1,
+                    min=1,
+                    max=VARIATIONS,
+                    optional=True,
+                    tooltip="Texts to write at once, with this seed and those behind it; each is drawn as a picture of "
+                    "its own. Needs sampling 'sample'.",
+                ),
             ],
             hidden=[io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             outputs=[
-                HiddenStatesSocket.Output("hidden_states", display_name="hidden states"),
+                HiddenStatesSocket.Output(
+                    "hidden_states",
+                    display_name="hidden states",
+                    is_output_list=True,
+                    tooltip="One for each variation; what comes behind runs once for each.",
+                ),
                 HiddenStatesSocket.Output(
                     "negative",
                     display_name="negative",
                     tooltip="The usual negative: the empty prompt, with the same pictures "
                     "for Krea 2, without them for the miniature.",
                 ),
-                io.String.Output("text", display_name="text", tooltip="What was written."),
+                io.String.Output("text", display_name="text", is_output_list=True, tooltip="What was written."),
                 io.String.Output("report", display_name="report"),
             ],
         )
@@ -224,6 +239,7 @@ class VerifiRewrite(Node):
         references=None,
         images=None,
         as_written=False,
+        variations=1,
     ) -> io.NodeOutput:
         asked, unknown = use_names(prompt, references)
         edited_text, unknown_too = use_names(edited_text, references)
@@ -237,9 +253,9 @@ class VerifiRewrite(Node):
         if as_written:
             states, negative, text, report = studio.read_as_written(clip, asked, **read)
             report = "\n".join([report, *unknown])
-            return io.NodeOutput(states, negative, text, report, ui={"report": [report]})
+            return io.NodeOutput([states], negative, [text], report, ui={"report": [report]})
         system_prompt, custom_system_prompt = presets.system_prompt(system_prompt, custom_system_prompt)
-        states, negative, text, report = rewrite.run(
+        made = rewrite.run_variations(
             clip,
             asked,
             system_prompt=system_prompt,
@@ -251,19 +267,26 @@ class VerifiRewrite(Node):
             max_length=max_length,
             prefill=prefill,
             edited_text=edited_text,
+            variations=variations,
             **read,
         )
-        report = "\n".join([report, *dict.fromkeys([*unknown, *unknown_too])])
+        names = dict.fromkeys([*unknown, *unknown_too])
+        seeds = seeds_of(seed, len(made))
+        texts = [(one.text, its, "\n".join([one.report, *names])) for one, its in zip(made, seeds, strict=True)]
         if cls.hidden is not None:
-            studio.write_into_workflow(
-                cls.hidden.extra_pnginfo, cls.hidden.unique_id, text=text, prompt=prompt, seed=seed, report=report
-            )
+            studio.write_into_workflow(cls.hidden.extra_pnginfo, cls.hidden.unique_id, texts=texts, prompt=prompt)
+        report = studio.joined_report(texts)
         return io.NodeOutput(
-            states,
-            negative,
-            text,
+            [one.hidden_states for one in made],
+            made[0].negative,
+            [one.text for one in made],
             report,
-            ui={"text": [text], "report": [report], "prompt": [prompt], "seed": [seed]},
+            ui={
+                "text": [text for text, _, _ in texts],
+                "report": [one for _, _, one in texts],
+                "prompt": [prompt],
+                "seed": seeds,
+            },
         )
 
     @classmethod
@@ -278,6 +301,7 @@ class VerifiRewrite(Node):
         references="",
         images=None,
         sampling=None,
+        variations=None,
     ):
         if not as_written:
             system_prompt, custom_system_prompt = presets.system_prompt(system_prompt, custom_system_prompt)
@@ -290,4 +314,6 @@ class VerifiRewrite(Node):
             taps=taps,
             pictures=references is None or bool(images),  # what comes through a link is None
         )
+        if not as_written and not edited_text and variations is not None:
+            check_variations(variations, (sampling or {}).get("sampling"))
         return True

@@ -27,11 +27,12 @@ NOTES = """
 ## How surely it was checked
 
 Every row is compared with ComfyUI 0.30's own text encoding, in ComfyUI's own classes with small random weights
-(`tests/host/test_models_contract.py`): tensor, attention mask and pooled output are equal bit for bit. Krea 2, FLUX.2,
-Z-Image, Lumina 2, Qwen-Image, Ideogram 4 and Mage-Flow also draw the same latent through KSampler on a small random
-drawing model of the family. What VERIFI writes and its states: `tests/host/test_models_verifi.py`. Weights, layer gains,
-files and presets: `tests/host/test_models_nodes.py`. Apart from the miniature, no picture of a full-size model was looked
-at here.
+(`tests/host/test_models_contract.py`): tensor, attention mask and pooled output are equal bit for bit, and a small random
+drawing model of the family draws the same latent through KSampler. What VERIFI writes and its states:
+`tests/host/test_models_verifi.py`. Weights, layer gains, files and presets: `tests/host/test_models_nodes.py`; files read
+by another process: `tests/host/test_models_restart.py`; weights and schedules behind stock nodes such as Set Timestep
+Range, Concat, Average and Set Mask: `tests/host/test_models_travel.py`. Apart from the miniature, no picture of a full-size
+model was looked at here.
 
 ## What the columns mean
 

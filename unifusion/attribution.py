@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from .hidden_states import IMAGE, HiddenStates, image_role, role_name
+from .hidden_states import GENERATED, IMAGE, INSTRUCTION, HiddenStates, drop_taps, image_role, role_name
 from .quoting import printable, quoted
 
 
@@ -128,6 +128,87 @@ def word_attention(
         rows.append(attention_of(block, x, key_bias, index)[0].mean(dim=0))
         x = block(x, None if key_bias is None else key_bias[:, None, None, :])
     return torch.stack(rows).mean(dim=0).cpu()
+
+
+_MOST_QUERIES = 256  # tokens whose attention is averaged; more change the mean by less than is shown
+
+
+def heed(pooling, summed: torch.Tensor, roles: torch.Tensor, key_bias: torch.Tensor | None = None) -> dict[str, float]:
+    """How much of what tokens take from one another in the refiner comes from words and from each picture.
+
+    Strengths and word weights count, since they are a bias on the same attention.
+
+    Args:
+        pooling: refiner blocks in Krea 2's layout.
+        summed: ``(1, T, W)`` from :func:`look`.
+        roles: ``(T,)``.
+        key_bias: ``(1, T)`` log weights, or None.
+
+    Returns:
+        ``{"the words": 0.7, "image 1": 0.3}``; what is not there is left out; adds up to 1.
+    """
+    count = summed.shape[1]
+    queries = torch.linspace(0, count - 1, min(count, _MOST_QUERIES)).round().long().tolist()
+    taken = word_attention(pooling, summed, queries, key_bias)
+    words = (roles == GENERATED) | (roles == INSTRUCTION)
+    parts = {"the words": taken[words].sum()} if words.any() else {}
+    for role in sorted({role for role in roles.tolist() if role >= IMAGE}):
+        parts[role_name(role)] = taken[roles == role].sum()
+    total = max(float(sum(parts.values())), 1e-20)
+    return {name: float(part) / total for name, part in parts.items()}
+
+
+def silencing_effects(pooled_of, hidden: HiddenStates) -> torch.Tensor:
+    """What each layer does: the mean relative change of the pooled tokens when it alone is silenced.
+
+    Args:
+        pooled_of: from layer states ``(1, T, N, W)`` to pooled tokens ``(1, T, W)``.
+        hidden: whose layers are silenced one after the other.
+
+    Returns:
+        ``(N,)`` float32.
+    """
+    whole = pooled_of(hidden.states)
+    without = (pooled_of(drop_taps(hidden, [tap]).states) for tap in hidden.taps)
+    return torch.stack([relative_change(whole, one).mean() for one in without])
+
+
+_ALIKE = 0.1  # two parts this close are about equal
+_NOTHING = 0.03  # a change of the tokens that the eye does not find in the picture
+
+
+def verdict(parts: dict[str, float], effects: torch.Tensor, taps: Sequence[int]) -> list[str]:
+    """What a creator wants to know, in plain sentences.
+
+    Args:
+        parts: from :func:`heed`.
+        effects: from :func:`silencing_effects`.
+        taps: the tapped layers.
+    """
+    lines = []
+    if len(parts) > 1:
+        ordered = sorted(parts.items(), key=lambda part: -part[1])
+        (first, most), (second, next_one) = ordered[:2]
+        shares = ", ".join(f"{name} {part:.0%}" for name, part in ordered)
+        if most - next_one < _ALIKE:
+            lines.append(f"The picture follows {first} and {second} about equally ({shares}).")
+        else:
+            others = " and ".join(name for name, _ in ordered[1:])
+            lines.append(f"The picture follows {first} more than {others} ({shares}).")
+    elif "the words" in parts:
+        lines.append("The picture follows the words alone: no picture is among the tokens.")
+    elif parts:
+        lines.append(f"The picture follows {next(iter(parts))} alone: no words are among the tokens.")
+    if len(taps) > 1:
+        strongest = int(effects.argmax())
+        lines.append(f"Layer {taps[strongest]} matters most: without it the tokens change by {effects[strongest]:.0%}.")
+        idle = [tap for tap, effect in zip(taps, effects.tolist()) if effect < _NOTHING]
+        if idle:
+            lines.append(f"Silencing {', '.join(map(str, idle))} changes next to nothing (below {_NOTHING:.0%}).")
+        else:
+            weakest = int(effects.argmin())
+            lines.append(f"No layer is idle: the least, {taps[weakest]}, changes them by {effects[weakest]:.0%}.")
+    return lines
 
 
 def by_role(values: torch.Tensor, roles: torch.Tensor) -> dict[str, torch.Tensor]:

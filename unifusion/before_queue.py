@@ -5,11 +5,15 @@ A value of None comes through a link and is checked when the node runs.
 
 from __future__ import annotations
 
+import math
+
 from .layer_gains import CUSTOM, PRESETS, parse_gains
-from .profiles import parse_taps
+from .profiles import SAMPLER_PRESETS, parse_taps
 from .quoting import quoted
 from .system_prompts import SYSTEM_PROMPTS, system_prompt_for
 
+NOT_CONNECTED = ""  # default of a socket; one that is linked is None here
+MOST_GUIDANCE = 30.0
 MOST = 1000  # layers or taps; how many there are is known when the encoder is
 
 
@@ -33,6 +37,37 @@ def check_gains(preset: str | None, gains: str | None) -> None:
         return
     plain = [part for part in gains.replace(";", ",").split(",") if part.strip()]
     parse_gains(gains, tuple(range(MOST if "=" in gains else len(plain))))
+
+
+def cfg_of(preset: dict | None) -> float | None:
+    """CFG of a sampler preset's widget; None where it is not known yet.
+
+    ``auto`` goes by the MODEL, and ComfyUI hands the settings of ``custom`` to a running node alone.
+    """
+    if not isinstance(preset, dict):
+        return None
+    known = SAMPLER_PRESETS.get(preset.get("preset", ""))
+    return known.cfg if known else preset.get("cfg")
+
+
+def check_guidance(cfg: float | None, image_guidance: float | None, *, negative: bool, images_only: bool) -> None:
+    """Raises ValueError for scales out of range, or for a branch that they need and that is not connected."""
+    for name, value, least in (("CFG", cfg, 0.0), ("Image guidance", image_guidance, -1.0)):
+        if value is not None and not least <= value <= MOST_GUIDANCE:
+            raise ValueError(f"{name} must be from {least:g} to {MOST_GUIDANCE:g}, found {value:g}.")
+    if image_guidance is None:
+        return
+    image = cfg if image_guidance < 0 else image_guidance
+    if image is not None and not math.isclose(image, 1.0) and not negative:
+        raise ValueError(
+            f"{'CFG' if image_guidance < 0 else 'Image guidance'} {image:g} needs a negative, but none is connected. "
+            f"Connect the 'negative' output of the encode node through Layerwise Attention Pool, or set CFG to 1."
+        )
+    if cfg is not None and image_guidance >= 0 and not math.isclose(image_guidance, cfg) and not images_only:
+        raise ValueError(
+            f"Image guidance {image_guidance:g} needs the 'images only' conditioning, but none is connected. "
+            f"Connect it from Layerwise Attention Pool, or set image guidance to -1."
+        )
 
 
 def check_rewrite(

@@ -1,4 +1,5 @@
-"""The reference board of Multi-Reference Combine: name, strength, on or off and order of each picture, before a run.
+"""The reference board of Multi-Reference Combine: name, strength, share of the schedule, on or off and order of
+each picture, before a run.
 
 The board is a text in the graph: a JSON list of rows such as ``{"slot": "image0", "name": "hero", "strength": 1.5,
 "on": true}``, in the order in which the pictures are read. Pictures without a row come last, at strength 1.
@@ -28,12 +29,15 @@ class Row(NamedTuple):
         name: what the prompt may call it as ``@name``; empty for none.
         strength: 1 = neutral; 0 = the picture is not read.
         on: whether it is read.
+        start, end: part of the schedule in which it counts, 0..1.
     """
 
     slot: str
     name: str = ""
     strength: float = 1.0
     on: bool = True
+    start: float = 0.0
+    end: float = 1.0
 
 
 def read_board(text: str) -> list[Row]:
@@ -51,13 +55,17 @@ def read_board(text: str) -> list[Row]:
         raise ValueError(f"The board of Multi-Reference Combine must be a list of rows such as {EXAMPLE}.") from None
     for row in rows:
         right = isinstance(row.slot, str) and isinstance(row.name, str) and isinstance(row.on, bool)
-        if not right or isinstance(row.strength, bool) or not isinstance(row.strength, (int, float)):
+        if not right or not all(map(_is_number, (row.strength, row.start, row.end))):
             raise ValueError(
                 f"A row of the board must look like {EXAMPLE[1:-1]}, found {quoted(json.dumps(row._asdict()))}."
             )
     if len({row.slot for row in rows}) != len(rows):
         raise ValueError("The board of Multi-Reference Combine names a socket twice; give every picture one row.")
     return rows
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def arrange(images: dict[str, torch.Tensor | None], rows: Sequence[Row]) -> tuple[list[Reference], list[str]]:
@@ -70,15 +78,17 @@ def arrange(images: dict[str, torch.Tensor | None], rows: Sequence[Row]) -> tupl
         (references, lines of the report about pictures that are not read)
     """
     references, lines = [], []
+    number = 0
     for row in rows:
         batch = images.get(row.slot)
         if batch is None:
             continue
-        called = quoted(row.name) if row.name else row.slot
+        number += 1
+        called = quoted(row.name) if row.name else f"Row {number} of the board"
         if not row.on or row.strength == 0:
             lines.append(f"{called} is {'off' if not row.on else 'at strength 0'}: it is not read.")
             continue
-        references += from_batch(batch, called, row.name, row.strength)
+        references += from_batch(batch, called, row.name, row.strength, start=row.start, end=row.end)
     placed = {row.slot for row in rows}
     return references + from_images({slot: batch for slot, batch in images.items() if slot not in placed}), lines
 

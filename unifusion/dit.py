@@ -31,6 +31,10 @@ class DiTConfig:
     of a file and takes the rest at Krea 2's values: head size 128, patch 2, tdim 256, multiplier
     4, txtheads 20, theta 1000. A model that keeps these loads there.
 
+    ``txtinput`` is the width of the hidden states where it is not ``txtdim``, because the heads do not divide it (see
+    :func:`unifusion.pooling.pooled_width`): a projection ``txtfusion.input`` then stands in front of the pooling. Stock
+    loaders do not know it; Load UniFusion Model does. 0 = the same width, and no such weight.
+
     ``pooling`` and ``refiner`` other than the defaults exist for comparison; see
     :func:`unifusion.pooling.build_pooling`.
     """
@@ -49,6 +53,12 @@ class DiTConfig:
     theta: float = 1000.0
     pooling: str = "lap"
     refiner: int = 2
+    txtinput: int = 0
+
+    @property
+    def states_width(self) -> int:
+        """Width of the hidden states that the model takes."""
+        return self.txtinput or self.txtdim
 
 
 KREA2 = DiTConfig(features=6144, heads=48, kvheads=12, layers=28, txtdim=2560, txtlayers=12)
@@ -176,7 +186,9 @@ class SingleStreamDiT(nn.Module):
         self.tmlp = nn.Sequential(
             nn.Linear(c.tdim, c.features), nn.GELU(approximate="tanh"), nn.Linear(c.features, c.features)
         )
-        self.txtfusion = build_pooling(c.pooling, c.txtlayers, c.txtdim, c.txtheads, c.multiplier, c.refiner)
+        self.txtfusion = build_pooling(
+            c.pooling, c.txtlayers, c.txtdim, c.txtheads, c.multiplier, c.refiner, c.txtinput
+        )
         self.txtmlp = nn.Sequential(
             RMSNorm(c.txtdim),
             nn.Linear(c.txtdim, c.features),
@@ -255,7 +267,9 @@ class SingleStreamDiT(nn.Module):
         over layers starts as the average, gates open, the velocity at zero.
         """
         for name, weight in self.named_parameters():
-            if weight.ndim == 2 and name.endswith(".weight"):
+            if name == "txtfusion.input.weight":
+                nn.init.eye_(weight)  # the states come in as they are
+            elif weight.ndim == 2 and name.endswith(".weight"):
                 std = weight.shape[1] ** -0.5
                 if name.endswith((".wo.weight", ".down.weight")):
                     std *= 0.1 if "txtfusion" in name else (2 * self.config.layers) ** -0.5

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import torch
 
+from .quoting import quoted
+
 SYSTEM, TEMPLATE, INSTRUCTION, GENERATED, PADDING = 0, 1, 2, 3, 4
 IMAGE = 16  # image k has role IMAGE + k
 
@@ -268,7 +270,7 @@ def from_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> 
         pieces, taps = tuple(map(str, about["pieces"])), tuple(map(int, about["taps"]))
         vlm, prompt, text = str(about["vlm"]), str(about["prompt"]), str(about["text"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"The description inside these hidden states is damaged ({error!r}).") from None
+        raise ValueError(f"The description inside these hidden states is damaged ({quoted(error)}).") from None
     shape = tuple(tensors["states"].shape)
     if len(shape) != 4 or shape[0] != 1 or 0 in shape:
         raise ValueError(f"Damaged hidden states: states has the shape {shape}, expected (1, tokens, taps, width).")

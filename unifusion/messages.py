@@ -69,7 +69,9 @@ def chat(
         strengths: weight of each picture's tokens; empty for neutral.
         template: how the model writes a chat down.
     """
-    segments = [Segment(text, SYSTEM if stripped else TEMPLATE) for text, stripped in template.opening(system)]
+    segments = [
+        Segment(text, SYSTEM if stripped else TEMPLATE) for text, stripped in template.opening(system, bool(views))
+    ]
     before, after = template.image.split("{}")
     for index, count in enumerate(views):
         if index < len(labels) and labels[index]:

@@ -1,4 +1,4 @@
-"""The bundled miniature as ComfyUI needs it: where its weights lie, its sizes, its words.
+"""The bundled miniature as ComfyUI needs it: where its weights lie, its sizes, the form of its texts.
 
 How it was made (world, words, training, scores) is ``recipes/miniature`` in the repository; nothing here rests on it.
 """
@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from .quoting import printable, quoted
 
@@ -31,12 +30,6 @@ _TEXT_SIZES = (
     "head_dim",
     "max_position_embeddings",
 )
-
-_WORD = re.compile(r"[^\W\d_]+")
-_EAST = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
-_GRAMMAR = re.compile("[\u3040-\u309f]+")  # hiragana
-_ACCENT = re.compile("[\u0300-\u036f]")
-_MARKS = str.maketrans(dict(zip("’‘“”„«»、。・•–—−·", '\'\'""""",.,----,')))
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,8 @@ class VLMConfig:
     @classmethod
     def from_dict(cls, values: dict) -> VLMConfig:
         names = cls.__dataclass_fields__
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names})
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names}
+        return cls(**known)
 
 
 def _whole(name: str, value: object) -> int:
@@ -80,7 +74,7 @@ def _whole(name: str, value: object) -> int:
 def _layers(name: str, value: object, layers: int) -> tuple[int, ...]:
     """Rising layer numbers, each once."""
     good = isinstance(value, list) and value and all(type(layer) is int and 0 <= layer < layers for layer in value)
-    if not good or value != sorted(set(value)):
+    if not isinstance(value, list) or not good or value != sorted(set(value)):
         raise ValueError(f"{name} must be rising layer numbers from 0 to {layers - 1}, found {quoted(value)}")
     return tuple(value)
 
@@ -112,7 +106,11 @@ def read_config(folder: str | Path) -> VLMConfig:
             **sizes,
             rope_theta=float(text["rope_theta"]),
             rms_norm_eps=float(text["rms_norm_eps"]),
-            rope_dims=tuple(_whole("mrope_section", part) for part in rope),
+            rope_dims=(
+                _whole("mrope_section", rope[0]),
+                _whole("mrope_section", rope[1]),
+                _whole("mrope_section", rope[2]),
+            ),
             deepstack_visual_indexes=_layers(
                 "deepstack_visual_indexes", vision["deepstack_visual_indexes"], sizes["vision_depth"]
             ),
@@ -172,16 +170,6 @@ def check_weights(config: VLMConfig, shapes: dict[str, tuple[int, ...]], name: s
             )
 
 
-def normal_form(text: str) -> str:
-    """A text as the miniature's tokenizer reads it.
-
-    Case, accents of Latin letters, full width and the kind of a quotation mark or bullet are no properties of a word
-    here.  A lower-case English text stays as it is.
-    """
-    text = unicodedata.normalize("NFKD", text.lower().translate(_MARKS))
-    return unicodedata.normalize("NFC", _ACCENT.sub("", text)).lower()
-
-
 _CAPTION = re.compile(r"on an? \w+ background: (an? [\w ]+ at the [a-z ]+(?:, an? [\w ]+ at the [a-z ]+)*)\.")
 
 
@@ -201,109 +189,3 @@ def broken_caption(text: str, ended: bool) -> str | None:
         if places.count(place) > 1:
             return f"puts two things at the {place}"
     return None
-
-
-@lru_cache(maxsize=1)
-def _tokenizer_class() -> type:
-    from transformers import Qwen2Tokenizer
-
-    class MiniatureWords(Qwen2Tokenizer):
-        """Qwen's tokenizer over texts in :func:`normal_form`."""
-
-        normal_form = staticmethod(normal_form)
-
-        def __call__(self, text, *arguments, **options):
-            text = normal_form(text) if isinstance(text, str) else list(map(normal_form, text))
-            return super().__call__(text, *arguments, **options)
-
-    return MiniatureWords
-
-
-def load_words(folder: str | Path):
-    """The tokenizer of a miniature's folder (vocab.json, merges.txt and tokenizer_config.json)."""
-    return _tokenizer_class().from_pretrained(str(folder), local_files_only=True)
-
-
-def words_of(text: str) -> list[str]:
-    """Words of a text in lower case, as the miniature's vocabulary counts them."""
-    return _WORD.findall(text.lower())
-
-
-@lru_cache(maxsize=4)
-def _word_lists(folder: str) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-    """(words of the drawn world, words that name nothing to draw, words that are no slip of a known one)."""
-    values = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8"))
-    lists = [values.get(name) for name in ("world_words", "content_words", "passed_words", "other_words")]
-    world, content, passed, others = (
-        frozenset(normal_form(str(word)) for word in words) if isinstance(words, list) else frozenset()
-        for words in lists
-    )
-    if not world:
-        return frozenset(), frozenset(), frozenset()
-    content = content or world
-    return content, (world | passed) - content, others
-
-
-def _slips(word: str, other: str, most: int) -> bool:
-    """Whether ``most`` slips of the fingers (a letter too many, missing, wrong, or two swapped) lead to ``other``."""
-    if abs(len(word) - len(other)) > most or word[0] != other[0]:
-        return False
-    before, row = None, list(range(len(other) + 1))
-    for i, letter in enumerate(word, 1):
-        last, row = row, [i]
-        for j, wanted in enumerate(other, 1):
-            cost = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (letter != wanted))
-            if before is not None and j > 1 and letter == other[j - 2] and word[i - 2] == wanted:
-                cost = min(cost, before[j - 2] + 1)
-            row.append(cost)
-        before = last
-    return row[-1] <= most
-
-
-def _is_slip(word: str, known) -> bool:
-    if len(word) < 4:  # one letter missing: "fve" for "five"
-        return len(word) == 3 and any(len(other) == 4 and _slips(word, other, 1) for other in known)
-    most = 1 if len(word) < 7 else 2
-    return any(len(other) > 2 and _slips(word, other, most) for other in known)
-
-
-def _unknown_run(run: str, known: frozenset[str]) -> list[str]:
-    """What a run of Chinese or Japanese text holds beside known words; hiragana between them is grammar."""
-    longest = max(map(len, known), default=0)
-    rest, at = "", 0
-    while at < len(run):
-        length = next((n for n in range(min(longest, len(run) - at), 0, -1) if run[at : at + n] in known), 0)
-        rest += " " if length else run[at]
-        at += length or 1
-    return [part for part in _GRAMMAR.sub(" ", rest).split() if part]
-
-
-def unknown_words(text: str, folder: str | Path = VLM_FOLDER) -> list[str]:
-    """Words of ``text`` outside the miniature's world, each once, in order, lower case.
-
-    Neither words that name nothing to draw nor likely typing errors of known words are among them.  ``folder`` holds
-    the tokenizer's files.
-    """
-    content, passed, others = _word_lists(str(folder))
-    if not content:  # a folder that does not say what its world is
-        return []
-    known, found = content | passed, []
-    for word in words_of(text):
-        plain = normal_form(word)
-        if _EAST.search(plain):
-            found += _unknown_run(plain, known)
-        elif plain not in known and (plain in others or not _is_slip(plain, content if len(plain) < 5 else known)):
-            found.append(word)  # four letters lie near too many little words
-    return list(dict.fromkeys(found))
-
-
-def knows_any(text: str, folder: str | Path = VLM_FOLDER) -> bool:
-    """Whether a text holds a word of what the miniature draws: a shape, colour, size, texture, place or change."""
-    content, _, others = _word_lists(str(folder))
-    plain = normal_form(text)
-    return any(
-        (bool(_EAST.search(word)) and any(known in word for known in content))
-        or word in content
-        or (word not in others and _is_slip(word, content))
-        for word in words_of(plain)
-    )

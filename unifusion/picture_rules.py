@@ -45,7 +45,7 @@ def _to(picture: torch.Tensor, height: int, width: int, mode: str) -> torch.Tens
 
 
 def area_of_384(picture: torch.Tensor) -> torch.Tensor:
-    """``(1, height, width, 3)`` to an area of 384 x 384 in the picture's shape (Qwen-Image Edit)."""
+    """``(1, height, width, 3)`` to an area of 384 x 384 in the picture's shape (Qwen-Image Edit, Boogu-Image)."""
     height, width = picture.shape[1:3]
     scale = (384 * 384 / (width * height)) ** 0.5
     return _to(picture, round(height * scale), round(width * scale), "area")

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .quoting import quoted
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last axis, multiplied by ``1 + scale``; float32 inside."""
@@ -137,6 +139,23 @@ class TextFusionBlock(nn.Module):
         return x + self.mlp(self.postnorm(x))
 
 
+HEADS = 20  # of every block of the pooling, in Krea 2 and in ComfyUI's loader
+
+
+def pooled_width(width: int) -> int:
+    """Width of the pooling for hidden states of ``width``: the same, or the next multiple of 160 where 20 heads do not fit."""
+    return width if width % HEADS == 0 else -(-width // (8 * HEADS)) * 8 * HEADS
+
+
+def _input(inputs: int, width: int) -> nn.Linear | None:
+    """From hidden states to the pooling's width, where they differ; starts as the identity, with zeros behind."""
+    if inputs in (0, width):
+        return None
+    layer = nn.Linear(inputs, width, bias=False)
+    nn.init.eye_(layer.weight)
+    return layer
+
+
 def _refiner(width: int, heads: int, multiplier: int, blocks: int) -> nn.ModuleList:
     return nn.ModuleList(TextFusionBlock(width, heads, multiplier) for _ in range(blocks))
 
@@ -153,14 +172,18 @@ class LayerwiseAttentionPooling(nn.Module):
 
     Args:
         taps: N, number of tapped layers.
-        width: W, width of the hidden states; a multiple of ``heads``.
+        width: W, width of the pooling; a multiple of ``heads``.
         heads: attention heads of every block. ComfyUI's Krea 2 loader always uses 20.
         multiplier: of the SwiGLU's inner width.
         refiner: number of refiner blocks; 0 leaves token order bias uncorrected (for comparison).
+        inputs: width of the hidden states where it is another; they are projected first. 0 = the same.
     """
 
-    def __init__(self, taps: int, width: int, heads: int = 20, multiplier: int = 4, refiner: int = 2) -> None:
+    def __init__(
+        self, taps: int, width: int, heads: int = HEADS, multiplier: int = 4, refiner: int = 2, inputs: int = 0
+    ) -> None:
         super().__init__()
+        self.input = _input(inputs, width)
         self.layerwise_blocks = nn.ModuleList(TextFusionBlock(width, heads, multiplier) for _ in range(2))
         self.projector = nn.Linear(taps, 1, bias=False)
         self.refiner_blocks = _refiner(width, heads, multiplier, refiner)
@@ -168,13 +191,15 @@ class LayerwiseAttentionPooling(nn.Module):
     def forward(self, states: Tensor, key_bias: Tensor | None = None) -> Tensor:
         """
         Args:
-            states: (B, T, N, W); gains of single layers are factors on these, see ``layer_gains``.
+            states: (B, T, N, W), or of width ``inputs``; gains of single layers are factors on these, see ``layer_gains``.
             key_bias: (B, T), added to the logits of each token's key in the refiner: log(w) counts
                 a token w times, -inf leaves it out. None is bit-equal to all zeros being absent.
 
         Returns:
             (B, T, W), in the dtype of the blocks.
         """
+        if self.input is not None:
+            states = self.input(states)
         batch, tokens, taps, width = states.shape
         x = states.reshape(batch * tokens, taps, width)
         for block in self.layerwise_blocks:
@@ -188,24 +213,33 @@ class FixedPooling(nn.Module):
 
     Args:
         weights: one number for each tapped layer.
-        width, heads, multiplier, refiner: as in :class:`LayerwiseAttentionPooling`.
+        width, heads, multiplier, refiner, inputs: as in :class:`LayerwiseAttentionPooling`.
     """
 
     def __init__(
-        self, weights: list[float], width: int, heads: int = 20, multiplier: int = 4, refiner: int = 2
+        self,
+        weights: list[float],
+        width: int,
+        heads: int = HEADS,
+        multiplier: int = 4,
+        refiner: int = 2,
+        inputs: int = 0,
     ) -> None:
         super().__init__()
+        self.input = _input(inputs, width)
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
         self.refiner_blocks = _refiner(width, heads, multiplier, refiner)
 
     def forward(self, states: Tensor, key_bias: Tensor | None = None) -> Tensor:
         """(B, T, N, W) and (B, T) or None -> (B, T, W)."""
-        pooled = torch.einsum("btnw,n->btw", states.float(), self.weights.float())
-        return _refine(self.refiner_blocks, pooled.to(states.dtype), key_bias)
+        pooled = torch.einsum("btnw,n->btw", states.float(), self.weights.float()).to(states.dtype)
+        if self.input is not None:
+            pooled = self.input(pooled)
+        return _refine(self.refiner_blocks, pooled, key_bias)
 
 
 def build_pooling(
-    kind: str, taps: int, width: int, heads: int = 20, multiplier: int = 4, refiner: int = 2
+    kind: str, taps: int, width: int, heads: int = HEADS, multiplier: int = 4, refiner: int = 2, inputs: int = 0
 ) -> nn.Module:
     """The pooling named ``kind``.
 
@@ -216,7 +250,7 @@ def build_pooling(
         ValueError: for another name, or a tap that is not there.
     """
     if kind == "lap":
-        return LayerwiseAttentionPooling(taps, width, heads, multiplier, refiner)
+        return LayerwiseAttentionPooling(taps, width, heads, multiplier, refiner, inputs)
     if kind == "average":
         weights = [1.0 / taps] * taps
     elif kind == "last":
@@ -224,5 +258,5 @@ def build_pooling(
     elif kind.startswith("tap:") and kind[4:].isdigit() and int(kind[4:]) < taps:
         weights = [float(i == int(kind[4:])) for i in range(taps)]
     else:
-        raise ValueError(f"pooling {kind!r}: expected lap, last, average or tap:i with i below {taps}")
-    return FixedPooling(weights, width, heads, multiplier, refiner)
+        raise ValueError(f"There is no pooling {quoted(kind)}; use lap, last, average or tap:i with i below {taps}.")
+    return FixedPooling(weights, width, heads, multiplier, refiner, inputs)

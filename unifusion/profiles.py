@@ -21,7 +21,7 @@ from .miniature import SIDE
 from .picture_rules import PictureRule, area_of_384, longest_side_of_384, nearest_joyimage_size
 from .quoting import quoted
 from .selection import ENCODE_AGAIN
-from .system_prompts import MINIATURE_SYSTEM
+from .system_prompts import IDEOGRAM_4, MINIATURE_SYSTEM
 
 KREA2_SYSTEM = (
     "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships "
@@ -94,6 +94,7 @@ class Profile:
         mask: when the conditioning carries an attention mask.
         weights: :data:`EXACT`, :data:`NEAR`, or empty where nothing carries a weight.
         text_place: where the text stands in the attention of the drawing model, for those that carry weights.
+        left_padding: tokens to which the MODEL itself fills up a shorter text with zeros, on its left; 0 = it does not.
         files: names of files that were looked at, for the documentation.
         loader: type of the stock Load CLIP node.
         presets: keys of its sampler presets; the first is what ``auto`` takes.
@@ -129,6 +130,7 @@ class Profile:
     mask: str = MASK_ALWAYS
     weights: str = ""
     text_place: str = TEXT_FIRST
+    left_padding: int = 0
     files: tuple[str, ...] = ()
     loader: str = ""
     presets: tuple[str, ...] = ()
@@ -213,6 +215,7 @@ PROFILES: dict[str, Profile] = {
             writing_chat=QWEN_NO_THINKING,
             rewrite_system="FLUX.2",
             window=512,
+            left_padding=512,
             weights=NEAR,
             files=("qwen_3_4b.safetensors", "flux-2-klein-4b.safetensors", "flux2-vae.safetensors"),
             presets=("FLUX.2 klein", "FLUX.2 klein Base"),
@@ -230,6 +233,7 @@ PROFILES: dict[str, Profile] = {
             writing_chat=QWEN_NO_THINKING,
             rewrite_system="FLUX.2",
             window=512,
+            left_padding=512,
             weights=NEAR,
             files=("qwen_3_8b_fp8mixed.safetensors", "flux-2-klein-9b-fp8.safetensors", "flux2-vae.safetensors"),
             presets=("FLUX.2 klein", "FLUX.2 klein Base"),
@@ -250,6 +254,7 @@ PROFILES: dict[str, Profile] = {
             writing_chat=MISTRAL,
             rewrite_system="FLUX.2",
             window=512,
+            left_padding=512,
             cannot_write=WRITE_ELSEWHERE,
             weights=NEAR,
             files=("mistral_3_small_flux2_bf16.safetensors", "flux2_dev_fp8mixed.safetensors", "flux2-vae.safetensors"),
@@ -309,7 +314,7 @@ PROFILES: dict[str, Profile] = {
             taps=(1, 4, 7, 10, 13, 16, 19, 22, 25, 28, 31, 34, -1),
             combination=WIDTH_MAJOR,
             chat=QWEN_USER_ONLY,
-            rewrite_system="Ideogram 4 (JSON)",
+            rewrite_system=IDEOGRAM_4,
             rewrite_selection=ENCODE_AGAIN,  # it is conditioned on a user's turn that is a JSON caption
             weights=NEAR,
             files=("qwen3vl_8b_fp8_scaled.safetensors", "ideogram4_fp8_scaled.safetensors", "flux2-vae.safetensors"),
@@ -366,6 +371,7 @@ PROFILES: dict[str, Profile] = {
             picture_system=EDIT_SYSTEM,
             empty_system=EDIT_SYSTEM,
             chat=BOOGU,
+            picture_rule=area_of_384,
             pictures=True,
             negative_pictures=False,
             presets=("Boogu-Image", "Boogu-Image Turbo"),

@@ -61,8 +61,9 @@ def parse_weights(prompt: str) -> list[tuple[str, float]]:
 
 def _closed(bracket: _Bracket) -> list[str | _Bracket]:
     """A weighted bracket, or the texts of a plain one."""
-    last = bracket.inside[-1] if bracket.inside else ""
-    number = _NUMBER.search(last[-_AT_THE_END:]) if isinstance(last, str) else None
+    inner = bracket.inside[-1] if bracket.inside else ""
+    last = inner if isinstance(inner, str) else ""
+    number = _NUMBER.search(last[-_AT_THE_END:])
     if number is None or not _is_weight(last, number):
         plain = _Bracket()
         plain.inside = ["(", *bracket.inside, ")"]

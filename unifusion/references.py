@@ -295,7 +295,7 @@ def fit(picture: torch.Tensor, tokens: int) -> torch.Tensor:
     Returns:
         ``(1, 32 rows, 32 columns, 3)`` float32.
     """
-    rows, columns = token_grid(*picture.shape[1:3], tokens)
+    rows, columns = token_grid(picture.shape[1], picture.shape[2], tokens)
     size = (rows * TOKEN, columns * TOKEN)
     return picture if picture.shape[1:3] == size else resize(picture, size)
 
@@ -317,7 +317,7 @@ def tile_grid(height: int, width: int, tiles: int) -> tuple[int, int]:
 
 def count_views(picture: torch.Tensor, tiles: int) -> int:
     """Views that :func:`prepare` makes of a picture ``(1, height, width, 3)``."""
-    down, across = tile_grid(*picture.shape[1:3], max(1, tiles))
+    down, across = tile_grid(picture.shape[1], picture.shape[2], max(1, tiles))
     return down * across + 1 if down * across > 1 else 1
 
 

@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors
 import torch
@@ -26,7 +26,7 @@ from .quoting import printable, quoted, whole_letters
 try:
     import fcntl
 except ImportError:  # Windows, where an open file cannot be deleted
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 HIDDEN_STATES, CONDITIONING = "hidden_states", "conditioning"
 KIND, VERSION = "unifusion.kind", "unifusion.version"
@@ -119,8 +119,8 @@ class _Tensors:
             raise ValueError(f"a tensor of a kind that a file cannot hold ({type(tensor).__name__}, {tensor.layout})")
         if tensor.dtype not in _DTYPES:
             raise ValueError(f"a tensor of {tensor.dtype}, which a file cannot hold")
-        place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        place += (tensor.is_conj(), tensor.is_neg())
+        storage = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        place = (*storage, tensor.is_conj(), tensor.is_neg())
         if place not in self._names:
             if len(self.named) == TENSORS_LIMIT:
                 raise ValueError(f"more than the {TENSORS_LIMIT} tensors that a file may hold")
@@ -145,11 +145,8 @@ def encode(stored: Stored, graph: dict[str, str] | None = None) -> Encoded:
         if value is None:
             continue
         try:
-            if stored.kind == HIDDEN_STATES:
-                description = _describe_hidden_states(value, tensors, branch)
-            else:
-                description = _describe_conditioning(value, tensors, branch)
-            text = json.dumps(description)
+            describe = _describe_hidden_states if stored.kind == HIDDEN_STATES else _describe_conditioning
+            text = json.dumps(describe(value, tensors, branch))
             if len(text) > DESCRIPTION_LIMIT:
                 raise ValueError(f"its description takes {len(text)} bytes, more than the {DESCRIPTION_LIMIT} allowed")
         except ValueError as error:
@@ -270,7 +267,7 @@ def _describe_conditioning(entries: list, tensors: _Tensors, branch: str) -> lis
 
 
 # A JSON object whose only odd key is "" stands for what JSON has no word for.
-def _plain(value: object, tensors: _Tensors, place: str, depth: int = 0) -> object:
+def _plain(value: Any, tensors: _Tensors, place: str, depth: int = 0) -> object:
     """A value of an option as JSON; tensors in it go to the file under a name.
 
     Raises:
@@ -303,7 +300,7 @@ def _dictionary(items: list[tuple]) -> dict:
     return {"": "dict", "items": items}
 
 
-def _value(plain: object, tensors: dict[str, torch.Tensor], used: set[str], depth: int = 0) -> object:
+def _value(plain: Any, tensors: dict[str, torch.Tensor], used: set[str], depth: int = 0) -> Any:
     """Inverse of :func:`_plain`."""
     if depth > DEPTH_LIMIT:
         raise ValueError("the description inside it is nested too deeply")
@@ -339,7 +336,7 @@ def decode(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Stored
     if version not in [str(number) for number in range(1, FORMAT + 1)]:
         raise ValueError(f"it has the format {quoted(version)}, this UniFusion reads 1 to {FORMAT}; update the pack")
     used: set[str] = set()
-    branches = []
+    branches: list[Any] = []  # one of each branch, None where the file has none
     for branch in BRANCHES:
         text = metadata.get(f"unifusion.{branch}")
         if text is None:
@@ -357,7 +354,7 @@ def decode(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Stored
     return Stored(kind, *branches)
 
 
-def _parsed(text: str) -> object:
+def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -24,6 +24,8 @@ _SAME_LANGUAGE = (
     "question or a remark about your task."
 )
 
+IDEOGRAM_4 = "Ideogram 4 (JSON)"
+
 SYSTEM_PROMPTS: dict[str, str] = {
     "faithful detail": (
         "You turn a short request for a picture into a full description of that picture. Keep everything the request "
@@ -94,16 +96,30 @@ SYSTEM_PROMPTS: dict[str, str] = {
         "place and letter form. If the request names a style, say it first; if not, choose a photograph."
         + _SAME_LANGUAGE
     ),
-    "Ideogram 4 (JSON)": (
-        "You turn a short request for a picture into one JSON object and nothing else. Use double quotes, no comments and "
-        'no text before or after. Keys: "high_level_description": one or two sentences of the whole picture; '
-        '"style_description": an object with "aesthetics", "lighting", "medium" and "color_palette" (a list '
-        'of hex codes in capitals); "compositional_deconstruction": an object with "background": a sentence, and '
-        '"elements": a list of objects, each with "type": "obj" or "text", "desc": what it looks like and '
-        'where it stands, and for text "text": the words letter by letter. Keep everything the request states; add '
-        "what it leaves open. Write all values in the language of the request."
+    IDEOGRAM_4: (
+        "You turn a short request for a picture into one JSON object on a single line and write nothing else: no fences, "
+        'no text before or after it. Keys, in this order: "high_level_description": the whole picture in one '
+        'sentence that begins with its subject; "style_description": an object with "aesthetics", "lighting", '
+        '"photo" (camera and lens) for a photograph or "art_style" for anything else, "medium", and '
+        '"color_palette" (a list of hex codes in capitals); "compositional_deconstruction": an object with '
+        '"background": the surroundings, and "elements": a list with one object for each separate thing, '
+        '{"type": "obj", "desc": what it looks like and where it stands} or {"type": "text", "text": the '
+        'words letter by letter, "desc": their letter form, color and place}. Use single quotes inside of values. '
+        "Keep everything the request states; add what it leaves open. Write all values in the language of the request, "
+        "with its letters as they are."
     ),
 }
+
+
+# What these ask for is one JSON object, which is checked.
+JSON_CAPTIONS = (IDEOGRAM_4,)
+# These ask for the language of the request; a text in other letters is said.
+SAME_LANGUAGE = ("FLUX.2", "Z-Image", "Qwen-Image", IDEOGRAM_4)
+
+
+def asks_for(system: str, keys: tuple[str, ...]) -> bool:
+    """Whether a system prompt is one of the table's."""
+    return any(SYSTEM_PROMPTS[key] == system for key in keys)
 
 
 def system_prompt_for(default: str, choice: str, custom: str) -> str:

@@ -70,6 +70,25 @@ class Decoding:
             raise ValueError(f"repetition_penalty must be above 0, found {self.repetition_penalty}; 1 is none.")
 
 
+VARIATIONS = 8  # most texts of one run
+
+
+def check_variations(count: int, sampling: str | None) -> None:
+    """Raises ValueError for a number out of range, or for several texts where every one would be the same."""
+    if not 1 <= count <= VARIATIONS:
+        raise ValueError(f"The number of variations must be from 1 to {VARIATIONS}, found {count}.")
+    if count > 1 and sampling == "greedy":
+        raise ValueError(
+            f"{count} variations need sampling: 'greedy' writes the likeliest text, which is the same every time. Set "
+            f"sampling to 'sample', or variations to 1."
+        )
+
+
+def seeds_of(seed: int, count: int) -> list[int]:
+    """Seeds of variations: the given one and those behind it, within 64 bits."""
+    return [(seed + number) % 2**64 for number in range(count)]
+
+
 def room_to_write(
     roles: list[int], selection: str, around: int, window: int, context: int, max_length: int, title: str
 ) -> int:

@@ -84,7 +84,7 @@ class Graph:
     ) -> Condition:
         """VERIFI Rewrite, greedy as by default."""
         began = time.perf_counter()
-        states, negative, text, report = self.verifi_node.execute(
+        (states,), negative, (text,), report = self.verifi_node.execute(
             self.clip,
             prompt,
             "auto",
@@ -124,3 +124,9 @@ class Graph:
         ).result[0]
         picture = self.decode_node.decode(self.vae, latent)[0]
         return np.clip(255.0 * picture[0].float().cpu().numpy(), 0, 255).astype(np.uint8)
+
+    @torch.inference_mode()
+    def coded(self, picture: np.ndarray) -> np.ndarray:
+        """A picture through the VAE and back."""
+        back = self.decode_node.decode(self.vae, {"samples": self.vae.encode(self.image(picture))})[0]
+        return np.clip(255.0 * back[0].float().cpu().numpy(), 0, 255).astype(np.uint8)

@@ -1,11 +1,12 @@
-"""Chats of the miniature VLM as padded tensors: Qwen's template, token roles, MRoPE positions.
+"""Chats of the miniature VLM as padded tensors: token roles, selection, MRoPE positions.
 
-A chat is ``<|im_start|>system ... <|im_start|>user {pictures}{instruction}<|im_end|> <|im_start|>assistant {answer}``;
-with no system prompt the first turn is left away (ComfyUI's own text generation does that).
+Template, roles and selection are the nodes' own (``unifusion.messages``, ``chat_templates``, ``selection``). With no system
+prompt the first turn is left away (ComfyUI's own text generation does that).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -13,13 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unifusion.hidden_states import GENERATED, INSTRUCTION, SYSTEM, TEMPLATE, image_role
+from unifusion.chat_templates import QWEN, QWEN_USER_ONLY
+from unifusion.hidden_states import TEMPLATE, image_role
+from unifusion.messages import IMAGE_PAD, Segment
+from unifusion.messages import chat as write_chat
 from unifusion.miniature import IMAGE_TOKENS
+from unifusion.selection import selection_mask
 from unifusion.system_prompts import MINIATURE_SYSTEM as VERIFI_SYSTEM
 
 from .vlm_model import mrope_positions
 
 PADDING = -1  # role of the padding
+END = QWEN.close.rstrip("\n")
+CONDITIONS = "images and rewritten text"  # where there is no text, the tokens that open the answer too
 
 
 @dataclass
@@ -62,54 +69,61 @@ class Batch:
 
 
 class ChatTokenizer:
-    """Chats to token ids and roles, segment by segment.
+    """Chats to token ids and roles: the nodes' own template (``messages.chat``), segment by segment.
 
     No token of this tokenizer spans a border of two segments (specials, line ends and full words separate them), so
-    the ids equal those of the chat tokenised as one string.
+    the ids equal those of the chat tokenised as one string (``messages.tokenize``), and a segment's are kept.
     """
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
-        self.pad, self.end, self.image_pad = tokenizer.convert_tokens_to_ids(
-            ["<|endoftext|>", "<|im_end|>", "<|image_pad|>"]
-        )
+        self.spelled = getattr(tokenizer, "spelled", str)  # as the nodes read a prompt
+        self.pad, self.end, self.image_pad = tokenizer.convert_tokens_to_ids(["<|endoftext|>", END, IMAGE_PAD])
         self.ids = lru_cache(maxsize=65536)(lambda text: tuple(tokenizer(text)["input_ids"]) if text else ())
+        self.opening = len(self.ids(QWEN.opener))
+
+    def segments(self, chat: Chat) -> list[Segment]:
+        """What is said, each piece with its role; a given answer is ended."""
+        written = write_chat(
+            chat.system,
+            self.spelled(chat.instruction),
+            [len(views) for views in chat.pictures],
+            chat.labels,
+            chat.answer or "",
+            template=QWEN if chat.system else QWEN_USER_ONLY,
+        )
+        return written if chat.answer is None else [*written, Segment(END, TEMPLATE)]
 
     def __call__(self, chat: Chat) -> tuple[list[int], list[int], int]:
         """(ids with 16 image tokens per view, roles, index of the answer's first token)."""
         ids: list[int] = []
         roles: list[int] = []
-
-        def put(text: str, role: int) -> None:
-            new = self.ids(text)
+        start = 0
+        for segment in self.segments(chat):
+            new = (self.image_pad,) * IMAGE_TOKENS if segment.text == IMAGE_PAD else self.ids(segment.text)
             ids.extend(new)
-            roles.extend([role] * len(new))
-
-        if chat.system:
-            put("<|im_start|>system\n", SYSTEM)
-            put(chat.system, SYSTEM)
-            put("<|im_end|>\n", SYSTEM)
-        put("<|im_start|>user\n", SYSTEM if chat.system else TEMPLATE)
-        for index, views in enumerate(chat.pictures):
-            if index < len(chat.labels):
-                put(chat.labels[index], TEMPLATE)
-            for _ in views:
-                put("<|vision_start|>", TEMPLATE)
-                ids.extend([self.image_pad] * IMAGE_TOKENS)
-                roles.extend([image_role(index)] * IMAGE_TOKENS)
-                put("<|vision_end|>", TEMPLATE)
-        put(chat.instruction, INSTRUCTION)
-        put("<|im_end|>\n", TEMPLATE)
-        put("<|im_start|>assistant\n", TEMPLATE)
-        start = len(ids)
-        if chat.answer is not None:
-            put(chat.answer, GENERATED)
-            ids.append(self.end)
-            roles.append(TEMPLATE)
+            roles.extend([segment.role] * len(new))
+            if segment.text == QWEN.opener:
+                start = len(ids)
         return ids, roles, start
 
-    def collate(self, chats: list[Chat], length: int | None = None) -> Batch:
+    def selected(self, chat: Chat, roles: list[int], start: int, selection: str = CONDITIONS) -> Tensor:
+        """``(tokens,)`` bool by the nodes' own rule (``selection_mask``); the token that ends an answer is never among them.
+
+        Args:
+            chat, roles, start: what :meth:`__call__` was given and returned.
+            selection: one of ``selection.SELECTIONS``.
+        """
+        mask = torch.zeros(len(roles), dtype=torch.bool)
+        count = len(roles) - (chat.answer is not None)
+        mask[:count] = selection_mask(torch.tensor(roles[:count]), selection, start - self.opening)
+        return mask
+
+    def collate(self, chats: list[Chat], length: int | None = None, selections: Sequence[str] | None = None) -> Batch:
         """Padded tensors of several chats; ``length`` fixes the padded length (None: the longest).
+
+        Args:
+            selections: what conditions the picture, for each chat; None: its pictures and its answer.
 
         Raises:
             ValueError: if a chat is longer than ``length``.
@@ -123,10 +137,8 @@ class ChatTokenizer:
         selected = np.zeros(shape, dtype=bool)
         for index, (row, row_roles, start) in enumerate(rows):
             ids[index, : len(row)], roles[index, : len(row)] = row, row_roles
-            chosen = (roles[index] == GENERATED) | (roles[index] >= image_role(0))
-            if not chosen.any():
-                chosen[start - 3 : start] = True  # "<|im_start|>assistant\n": a selection is never empty
-            selected[index] = chosen
+            selection = CONDITIONS if selections is None else selections[index]
+            selected[index, : len(row)] = self.selected(chats[index], row_roles, start, selection)
         views = [view for chat in chats for picture in chat.pictures for view in picture]
         image_mask = torch.from_numpy(roles >= image_role(0))
         return Batch(

@@ -7,18 +7,17 @@ The VLM and the VAE are frozen. Held-out combinations never appear.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unifusion.hidden_states import GENERATED, IMAGE, INSTRUCTION
 from unifusion.training.objective import Batch
 
 from . import scene as world
 from .captions import caption
-from .chats import Chat
+from .chats import CONDITIONS, Chat
 from .frozen_vlm import FrozenVLM
 from .render import foreground, render, sample_jitter
 from .scene import Scene
@@ -26,6 +25,7 @@ from .vae_model import StillVAE
 from .vlm_tasks import EDIT_SHARES
 from .wordings import caption_request, edit_instruction, user_prompt
 
+WITH_INSTRUCTION = "images and prompt"  # what conditions where the raw prompt is shown
 PATCH = 16  # pixels of a DiT token: f8 latents in patches of 2
 ATTRIBUTES = (world.SHAPES, world.COLORS, world.SIZES, world.TEXTURES)
 TOKEN_CLASSES = tuple(len(values) + 1 for values in ATTRIBUTES) + (len(world.BACKGROUNDS),)
@@ -96,25 +96,6 @@ def draw_example(rng: np.random.Generator, task: str) -> Example:
     return Example(Chat(edit_instruction(scene, edit, rng), [[picture]], caption(result)), result, jitter)
 
 
-def select(roles: Tensor, answer_start: Tensor, instruction: Tensor) -> Tensor:
-    """Tokens that condition the picture, as in :func:`unifusion.hidden_states.selection_mask`.
-
-    Image tokens and generated text; where there is no text, the three tokens that open the answer.
-
-    Args:
-        roles: (B, tokens).
-        answer_start: (B,), first token after ``<|im_start|>assistant\\n``.
-        instruction: (B,) bool, whether the instruction conditions too.
-
-    Returns:
-        (B, tokens) bool.
-    """
-    text = (roles == GENERATED) | ((roles == INSTRUCTION) & instruction[:, None])
-    place = torch.arange(roles.shape[1])
-    opener = (place >= answer_start[:, None] - 3) & (place < answer_start[:, None])
-    return (roles >= IMAGE) | text | (opener & ~text.any(1, keepdim=True))
-
-
 @torch.no_grad()
 def encode_chats(
     vlm: FrozenVLM, chats: list[Chat], instruction: list[bool], length: int | None = None
@@ -128,12 +109,9 @@ def encode_chats(
     Returns:
         states (B, T, taps, width) and key_bias (B, T), 0 or -inf, on the VLM's device.
     """
-    batch = vlm.tokenizer.collate(chats)
-    chosen = select(batch.roles, batch.answer_start, torch.tensor(instruction))
-    encoded = vlm.encode(chats, autocast=True)
-    device = encoded.states.device
-    states, kept = replace(encoded, selected=chosen.to(device)).compact(length)
-    return states, torch.zeros(kept.shape, device=device).masked_fill(~kept, float("-inf"))
+    selections = [WITH_INSTRUCTION if wanted else CONDITIONS for wanted in instruction]
+    states, kept = vlm.encode(chats, autocast=True, selections=selections).compact(length)
+    return states, torch.zeros(kept.shape, device=states.device).masked_fill(~kept, float("-inf"))
 
 
 def patch_labels(scene: Scene, jitter: np.ndarray) -> np.ndarray:

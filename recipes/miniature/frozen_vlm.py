@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,13 +77,20 @@ class FrozenVLM:
         return self.model.config.hidden_size
 
     @torch.no_grad()
-    def encode(self, chats: list[Chat], length: int | None = None, autocast: bool = False) -> Encoded:
+    def encode(
+        self,
+        chats: list[Chat],
+        length: int | None = None,
+        autocast: bool = False,
+        selections: Sequence[str] | None = None,
+    ) -> Encoded:
         """States of teacher-forced chats (an ``answer`` of None or "" gives the unconditional selection).
 
-        ``length`` fixes the padded length; ``autocast`` computes in bfloat16 (faster, about 1% off).
+        ``length`` fixes the padded length; ``autocast`` computes in bfloat16 (faster, about 1% off); ``selections`` as in
+        :meth:`ChatTokenizer.collate`.
         """
         device = self.model.model.embed_tokens.weight.device
-        batch = self.tokenizer.collate(chats, length)
+        batch = self.tokenizer.collate(chats, length, selections)
         pictures = None if batch.pictures is None else batch.pictures.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             _, tapped, _ = self.model(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 
-from unifusion.miniature import normal_form, words_of
+from unifusion.miniature_words import normal_form, slip_among, words_of
 
 from . import newcomer_edits, newcomers, wordings, words_around
 from .languages import ANY, CONCEPT_WORDS, NUMBERS, TABLES, meanings
@@ -102,6 +104,7 @@ también tan tanto te tiene tienen toda todas todo todos tu tus un una unas uno 
 yo
 gracias favor color forma tamaño fondo esquina lado centro arriba abajo gustaría podrías imagen perdón
 """
+GERMAN_GROUNDS = "schwarzer weißer grauer cremefarbener dunkelblauer hellblauer silberner beiger"
 CHINESE = (
     "的了是在有和与一个我你您请给要把让也再上下左右中间大小着这那只不没很点张幅图片"
     "画换到成为从里外边面角处想能可以吗呢吧来做颗张只列行排"
@@ -124,6 +127,10 @@ dove doll wolf golf gulf dress bus bush brush beach peach bench branch leaf loaf
 cliff
 """
 
+# More of them, from a dictionary: python -m recipes.miniature.known_words DICTIONARY (one word a line; the list was made
+# of SCOWL's "american-english-small", (c) Kevin Atkinson and others, free to use, copy, change and give away).
+ENGLISH_LOOK_ALIKES = Path(__file__).with_name("english_look_alikes.txt")
+
 _PLACEHOLDER = re.compile(r"\{\w*\}")
 
 
@@ -139,6 +146,8 @@ def _templates() -> list[str]:
     around = (
         *(words_around.WRAPPERS, words_around.RELATION_WORDS, words_around.NEGATIONS, words_around.LETTERS),
         *(newcomers.ON_GROUND, newcomers.LAYOUT_WORDS, newcomers.CORRECTIONS, newcomers.VAGUE_NUMBERS, newcomers.JOINS),
+        newcomers.ALL_OF_COLOR,
+        wordings.THREE,
         *(newcomer_edits.TEMPLATES, newcomer_edits.POLITE),
         *(wordings.PROMPTS, wordings.RECOLOUR, wordings.REPLACE, wordings.ADD, wordings.REMOVE, wordings.MOVE),
         *(wordings.BACKGROUND, wordings.TWO_BACKGROUND, wordings.TWO_INSERT, wordings.TWO_PAIR),
@@ -151,18 +160,48 @@ def _words(texts) -> set[str]:
     return {normal_form(word) for text in texts for word in words_of(text)}
 
 
-def word_lists() -> dict[str, list[str]]:
-    """``content_words`` name what can be drawn or changed, ``passed_words`` nothing, ``other_words`` other things."""
+def _hand_made_lists() -> tuple[set[str], set[str], set[str]]:
+    """(content, passed, other) words as the constants of this recipe say them."""
     content = _words([word for word, _ in meanings()]) | _words(CONCEPT_WORDS)
     content |= _words(_texts(list(TABLES.values())))
     content |= _words(_texts([NUMBERS, ANY]))
+    content |= _words([GERMAN_GROUNDS])
     passed = _words([FUNCTION_WORDS, FUNCTION_WORDS_ELSEWHERE, *_templates(), *CHINESE, *JAPANESE]) - content
     others = _words([LOOK_ALIKES, *_texts(words_around.THINGS_OF_THE_WORLD)]) - content - {"kind"}
     common = {"a", "an", "and", "the", "in", "on", "at", "of", "to", "with", "no", "only", "one", "two", "three"}
     content -= _words([FUNCTION_WORDS_ELSEWHERE]) | common
     passed |= common | _words([FUNCTION_WORDS_ELSEWHERE])
+    return content, passed - content - others, others
+
+
+def _nearest(words) -> dict[str, str]:
+    """Words of a dictionary that would pass for slips, each with the known word it is near; stems are left to slips."""
+    content, passed, others = _hand_made_lists()
+    near = {}
+    for word in words:
+        plain = normal_form(word)
+        if plain != word or not word.isalpha() or word in content | passed | others:
+            continue
+        meant = slip_among(word, content, passed)
+        if meant and not (abs(len(word) - len(meant)) < 3 and (word.startswith(meant) or meant.startswith(word))):
+            near[word] = meant
+    return near
+
+
+def word_lists() -> dict[str, list[str]]:
+    """``content_words`` name what can be drawn or changed, ``passed_words`` nothing, ``other_words`` other things."""
+    content, passed, others = _hand_made_lists()
+    near = _nearest(ENGLISH_LOOK_ALIKES.read_text(encoding="utf-8").split())
+    others |= {word for word, meant in near.items() if meant in content}
+    passed |= {word for word, meant in near.items() if meant not in content}
     return {
         "content_words": sorted(content),
-        "passed_words": sorted(passed - content - others),
+        "passed_words": sorted(passed),
         "other_words": sorted(others),
     }
+
+
+if __name__ == "__main__":
+    found = _nearest(Path(sys.argv[1]).read_text(encoding="utf-8").split())
+    ENGLISH_LOOK_ALIKES.write_text("\n".join(sorted(found)) + "\n", encoding="utf-8")
+    print(len(found), "words")

@@ -9,17 +9,17 @@ from .newcomers import EAST, with_typos
 from .scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Edit, Scene, Thing, sample_scene, thing_is_held_out
 
 SHARES = {
-    "recolour": 0.12,
-    "replace": 0.1,
-    "add": 0.1,
-    "add beside": 0.07,
-    "remove": 0.09,
-    "move": 0.09,
-    "background": 0.06,
+    "recolour": 0.1,
+    "replace": 0.08,
+    "add": 0.07,
+    "add beside": 0.1,
+    "remove": 0.06,
+    "move": 0.08,
+    "background": 0.04,
     "size": 0.11,
     "texture": 0.1,
-    "swap": 0.06,
-    "all": 0.07,
+    "swap": 0.14,
+    "all": 0.09,
     "only": 0.03,
 }
 TEMPLATES = {
@@ -187,6 +187,13 @@ TEMPLATES = {
             "let {t} and {u} change places",
             "{t} and {u} should swap places",
             "switch the places of {t} and {u}",
+            "{t} where {u} is and {u} where {t} is",
+            "put {t} where {u} is and the other way round",
+            "trade places: {t} and {u}",
+            "{t} and {u} swapped",
+            "{t} should be where {u} is and vice versa",
+            "interchange {t} and {u}",
+            "flip the positions of {t} and {u}",
             "swap {t} with {u}",
         ),
         "all color": (

@@ -6,10 +6,10 @@ A :class:`Wish` holds what a prompt states; :func:`realise` chooses what it leav
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .captions import PromptSpec, Stated
-from .languages import ANY, EN_NOUNS, NUMBERS, PHRASES, TABLES, Item, area, ground, pick, place
+from .languages import ANY, EN_NOUNS, NUMBERS, PHRASES, TABLES, Item, area, color_word, ground, pick, place
 from .scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Scene, Thing, thing_is_held_out
 from .words_around import LETTERS, NEGATIONS, RELATION_WORDS, THINGS_OF_THE_WORLD, WRAPPERS
 
@@ -316,7 +316,24 @@ def _counts(key, rng):
         parts.append(Part(sample_item(rng, float(rng.uniform(0, 0.7)), int(rng.integers(1, room + 1)))))
     if rng.random() < 0.3:
         parts.reverse()
+    if key in ALL_OF_COLOR and len(parts) == 1 and parts[0].item.color and rng.random() < 0.3:
+        bare = Part(replace(parts[0].item, color=None))
+        color = color_word(key, parts[0].item.color, rng)
+        return Wish(parts), part_text(key, bare, rng) + pick(rng, ALL_OF_COLOR[key]).format(c=color)
     return Wish(parts), joined(key, [part_text(key, part, rng) for part in parts], rng)
+
+
+ALL_OF_COLOR = {  # the colour of several things, said behind them
+    "en": (
+        ", all of them {c}",
+        ", all {c}",
+        ", each of them {c}",
+        ", every one {c}",
+        " and all of them {c}",
+        " in {c}",
+    ),
+    "de": (", alle in {c}", ", alle {c}", ", jeder {c}"),
+}
 
 
 VAGUE_NUMBERS = {
@@ -450,6 +467,11 @@ def _negation(key, rng):
 
 CORRECTIONS = {
     "en": (
+        "don't draw {x}, draw {y}",
+        "no {x} please, {y} instead",
+        "{y}, not {x}",
+        "instead of {x}, {y}",
+        "{x} would be wrong, {y}",
         "{x}, no, {y}",
         "{x}... no wait, {y}",
         "{x}. actually {y}",
@@ -458,9 +480,16 @@ CORRECTIONS = {
         "{x}? no, rather {y}",
         "first i wanted {x} but now {y}",
     ),
-    "de": ("{x}, nein, {y}", "{x}, nein doch lieber {y}", "{x}. ach nein, {y}", "{x}, ich meine {y}"),
-    "fr": ("{x}, non, {y}", "{x}, non plutôt {y}", "{x}. finalement {y}"),
-    "es": ("{x}, no, mejor {y}", "{x}. no, {y}", "{x}, perdón, {y}"),
+    "de": (
+        "{x}, nein, {y}",
+        "statt {x} lieber {y}",
+        "{y}, nicht {x}",
+        "{x}, nein doch lieber {y}",
+        "{x}. ach nein, {y}",
+        "{x}, ich meine {y}",
+    ),
+    "fr": ("{x}, non, {y}", "{y}, pas {x}", "{x}, non plutôt {y}", "{x}. finalement {y}"),
+    "es": ("{x}, no, mejor {y}", "{y}, no {x}", "{x}. no, {y}", "{x}, perdón, {y}"),
     "ja": ("{x}、いや、{y}", "{x}ではなく{y}", "{x}じゃなくて{y}"),
     "zh": ("{x}，不，{y}", "不是{x}，而是{y}", "{x}，不对，是{y}"),
 }
@@ -540,7 +569,7 @@ def newcomer_prompt(rng, kind: str | None = None, key: str | None = None, held_o
                 text = wrapped(language, text, rng)
             elif way < 0.33:
                 text = lettered(language, text, rng)
-        if language not in EAST and rng.random() < 0.16:
+        if language not in EAST and rng.random() < 0.22:
             text = with_typos(text, rng, int(rng.integers(1, 3)))
         if rng.random() < 0.25 and text[-1] not in ".!?。":
             text += pick(rng, ("。", "！") if language in EAST else (".", ".", "!", " !", "..", " please", "?"))

@@ -22,6 +22,9 @@ from pathlib import Path
 
 import torch
 
+from unifusion.training.folder_lock import FolderLock
+from unifusion.training.processes import start_child
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -32,7 +35,8 @@ class Budget:
             VLM's second and third stage.
         vlm_scale: times the VLM's examples of a step; dit_batch: conditions of a DiT step in one process.
         processes: of the DiT's training.
-        expected: hours for the whole; how it is known.
+        hours: for the whole; fixed: of these, for what does not depend on steps (tokenizer, heads, compilation, scores).
+        known: on what, and how it is known.
     """
 
     vae_steps: int
@@ -43,16 +47,21 @@ class Budget:
     vlm_scale: int
     dit_batch: int
     processes: int
-    expected: str
+    hours: float
+    fixed: float
+    known: str
+
+    @property
+    def expected(self) -> str:
+        """The time in words."""
+        return f"about {self.hours:.1f} hours, {self.fixed:.1f} of them whatever the number of steps, on {self.known}"
 
 
 BUDGETS = {
     "cpu": Budget(
-        1900, 1300, 2600, 2000, 6000, 1, 16, 2, "about 9 hours on 2 idle cores with bfloat16 (from times of a step)"
+        1900, 1300, 2600, 2000, 6000, 1, 16, 2, 9.0, 0.4, "2 idle cores with bfloat16 (from times of a step)"
     ),
-    "cuda": Budget(
-        4000, 4000, 3000, 2000, 30000, 2, 128, 1, "about 3 hours on one data-centre GPU (estimated, not measured)"
-    ),
+    "cuda": Budget(4000, 4000, 3000, 2000, 30000, 2, 128, 1, 3.0, 0.2, "one data-centre GPU (estimated, not measured)"),
 }
 
 
@@ -61,7 +70,7 @@ def shortened(budget: Budget, share: float) -> Budget:
     steps = ("vae_steps", "vlm_steps", "refine_steps", "words_steps", "dit_steps")
     return replace(
         budget,
-        expected=f"{share:g} of {budget.expected}",
+        hours=budget.fixed + share * (budget.hours - budget.fixed),
         **{name: max(2, round(share * getattr(budget, name))) for name in steps},
     )
 
@@ -163,16 +172,18 @@ def run(out: Path, device: str, seed: int, budget: Budget) -> Path:
 
     Raises:
         RuntimeError: if a training failed; the next run goes on from its checkpoint.
+        ValueError: if another process trains in the folder.
     """
     weights = out / "weights"
     weights.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(out)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if device == "cpu":
         environment["ACCELERATE_USE_CPU"] = "true"
     lines = commands(out, device, seed, budget)
 
     def start(part: str) -> subprocess.Popen:
-        return subprocess.Popen(lines[part], env=environment)
+        return start_child(lines[part], env=environment)
 
     def finish(*parts: subprocess.Popen) -> None:
         if any([part.wait() for part in parts]):
@@ -193,6 +204,7 @@ def run(out: Path, device: str, seed: int, budget: Budget) -> Path:
         freeze_vlm(out / "vlm_words", weights / "vlm")
     finish(start("dit"))
     shutil.copyfile(out / "dit/dit.safetensors", weights / "dit.safetensors")
+    lock.release()
     return weights
 
 

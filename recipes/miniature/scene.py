@@ -88,16 +88,16 @@ class Edit:
 
 @dataclass(frozen=True)
 class Composition:
-    """A picture made from two: which things come from which, and whose background it has.
+    """A picture made from several: which things come from which, and whose background it has.
 
-    ``picks`` holds (picture 0 or 1, index of the thing there, cell in the result); ``background`` is 0 or 1.
+    ``picks`` holds (number of the picture from 0, index of the thing there, cell in the result); ``background`` is the
+    number of a picture.
     """
 
     picks: tuple[tuple[int, int, int], ...]
     background: int
 
-    def apply(self, first: Scene, second: Scene) -> Scene:
-        scenes = (first, second)
+    def apply(self, *scenes: Scene) -> Scene:
         things = tuple(replace(scenes[picture].things[index], cell=cell) for picture, index, cell in self.picks)
         return Scene(scenes[self.background].background, things)
 
@@ -212,3 +212,16 @@ def sample_composition(rng, first: Scene, second: Scene) -> Composition:
     picks.append((other, guest, guest_cell))
     background = int(rng.integers(2)) if len(hosts) < len(scenes[base].things) else base
     return Composition(tuple(sorted(picks)), background)
+
+
+def sample_gathering(rng, scenes) -> Composition:
+    """One thing of each picture on the background of one; cells as in :func:`sample_composition`."""
+    picks, taken = [], set()
+    for picture in rng.permutation(len(scenes)):
+        index = int(rng.integers(len(scenes[picture].things)))
+        cell = scenes[picture].things[index].cell
+        if cell in taken:
+            cell = int(rng.choice([free for free in range(9) if free not in taken]))
+        taken.add(cell)
+        picks.append((int(picture), index, cell))
+    return Composition(tuple(sorted(picks)), int(rng.integers(len(scenes))))

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unifusion.training.learning_rate import factor
 from unifusion.training.optimizer import MuonAdamW
 
 from . import render, scene, scorer
@@ -112,12 +113,6 @@ def build_optimizer(model: StillVAE, settings: VAESettings) -> MuonAdamW:
     )
 
 
-def learning_rate(step: int, settings: VAESettings) -> float:
-    """Linear warm-up, constant, linear to zero."""
-    remaining = (settings.steps - step) / (settings.decay * settings.steps)
-    return settings.lr * min(1.0, (step + 1) / settings.warmup, remaining)
-
-
 def train(out: Path, settings: VAESettings, device: str = "cpu", every: int = 200) -> Path:
     """Train, or go on with the run in ``out``.
 
@@ -155,7 +150,9 @@ def train(out: Path, settings: VAESettings, device: str = "cpu", every: int = 20
         loss.backward()
         nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings)
+            group["lr"] = settings.lr * factor(
+                step, settings.steps, warmup=settings.warmup, decay=settings.decay, floor=0.0
+            )
         optimizer.step()
         losses.append(loss.item())
         if (step + 1) % every == 0 or step + 1 == settings.steps:

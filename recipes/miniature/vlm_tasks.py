@@ -11,9 +11,17 @@ from unifusion.system_prompts import MINIATURE_SYSTEM as VERIFI_SYSTEM
 from .captions import CAPTION_SYSTEM, PromptSpec, caption
 from .chats import Chat
 from .render import render, sample_jitter
-from .scene import Scene, sample_composition, sample_edit, sample_scene
+from .scene import Scene, sample_composition, sample_edit, sample_gathering, sample_scene
 from .vocabulary import OTHER_SYSTEMS
-from .wordings import caption_request, described_edit, edit_instruction, pick, two_picture_instruction, user_prompt
+from .wordings import (
+    caption_request,
+    described_edit,
+    edit_instruction,
+    pick,
+    three_picture_instruction,
+    two_picture_instruction,
+    user_prompt,
+)
 
 # Hard edits are drawn more often; remove and add were learned last in a first try.
 EDIT_SHARES = {"recolour": 0.15, "replace": 0.17, "add": 0.23, "remove": 0.18, "move": 0.19, "background": 0.08}
@@ -165,3 +173,17 @@ def two_pictures_example(rng, split: str = "train") -> Example:
         _labels(rng, 2),
     )
     return Example(chat, composition.apply(first, second), "two pictures", [view_one, view_two])
+
+
+def three_pictures_example(rng, split: str = "train") -> Example:
+    scenes = [sample_scene(rng, held_out=split == "test") for _ in range(3)]
+    composition = sample_gathering(rng, scenes)
+    drawn = [_draw(scene, rng, split) for scene in scenes]
+    chat = Chat(
+        three_picture_instruction(scenes, composition, rng, split),
+        [[picture] for picture, _ in drawn],
+        caption(composition.apply(*scenes)),
+        _system(rng, split),
+        _labels(rng, 3),
+    )
+    return Example(chat, composition.apply(*scenes), "three pictures", [view for _, view in drawn])

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 
 from unifusion.hidden_states import GENERATED
 from unifusion.miniature import IMAGE_TOKENS, VLMConfig
+from unifusion.training.learning_rate import factor
 from unifusion.training.optimizer import MuonAdamW
 
 from .chats import ChatTokenizer
@@ -88,9 +89,9 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Factor of the learning rate: 40 steps up, constant, linear to 2% over the last 30%."""
-    return min((step + 1) / 40, 1.0, max(0.02, (steps - step) / (0.3 * steps)))
+def rate(step: int, steps: int) -> float:
+    """Factor of the learning rate in the stages of the VLM."""
+    return factor(step, steps, warmup=40, decay=0.3, floor=0.02)
 
 
 def make_optimizer(model: Qwen3VL, heads: Heads, muon_lr: float, adam_lr: float) -> MuonAdamW:
@@ -215,7 +216,7 @@ def fit_heads(model, heads, tokenizer, seed: int, steps: int, mix) -> dict[str, 
     optimizer = torch.optim.AdamW(heads.parameters(), lr=FIT_RATE)
     early, late = Notes(), Notes()
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = FIT_RATE * learning_rate(step, steps)
+        optimizer.param_groups[0]["lr"] = FIT_RATE * rate(step, steps)
         optimizer.zero_grad()
         train_step(
             model,
@@ -293,9 +294,9 @@ def main(arguments=None) -> None:
     last = args.steps if args.stop_at is None else min(args.steps, args.stop_at)
     while step < last and time.monotonic() - started < 60 * args.minutes:
         rng = np.random.default_rng((args.seed, step, 1) if args.refine else (args.seed, step))
-        factor = learning_rate(step, args.steps)
+        now = rate(step, args.steps)
         for group, peak in zip(optimizer.param_groups, peaks):
-            group["lr"] = peak * factor
+            group["lr"] = peak * now
         optimizer.zero_grad(set_to_none=True)
         if step < args.warm_up and not args.refine:
             loss = warm_up_step(model, heads, rng, PICTURES_IN_WARM_UP * args.scale_batch, notes)

@@ -39,10 +39,11 @@ from .vlm_tasks import (
     described_edit_example,
     edit_example,
     rewrite_example,
+    three_pictures_example,
     tiles_example,
     two_pictures_example,
 )
-from .vlm_train import Notes, learning_rate
+from .vlm_train import Notes, rate
 from .vocabulary import extend_tokenizer, load_tokenizer, meaning_rows
 from .wordings import edit_instruction, user_prompt
 
@@ -112,8 +113,8 @@ def same(make):
 
 MIX = (
     ((prompt_lesson, 30), (settled_rewrite, 8), (same(described_edit_example), 3)),
-    ((edit_lesson, 15), (same(edit_example), 7), (same(caption_example), 2)),
-    ((same(two_pictures_example), 6), (same(tiles_example), 1)),
+    ((edit_lesson, 19), (same(edit_example), 7), (same(caption_example), 2)),
+    ((same(two_pictures_example), 9), (same(three_pictures_example), 4), (same(tiles_example), 1)),
 )
 
 
@@ -301,7 +302,7 @@ def main(arguments=None) -> None:
     started, notes = time.monotonic(), Notes()
     while step < args.steps and time.monotonic() - started < 60 * args.minutes:
         spent = (time.monotonic() - started) / 60 / args.minutes  # the rate falls in time for whichever end comes first
-        factor = learning_rate(max(step, round(spent * args.steps)), args.steps)
+        factor = rate(max(step, round(spent * args.steps)), args.steps)
         for group, peak in zip(optimizer.param_groups, peaks):
             group["lr"] = peak * factor
         optimizer.zero_grad(set_to_none=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unifusion.miniature import load_words, normal_form, words_of
+from unifusion.miniature_words import load_words, normal_form, words_of
 from unifusion.system_prompts import MINIATURE_SYSTEM as VERIFI_SYSTEM
 
 from .captions import CAPTION_SYSTEM, caption
@@ -178,7 +178,7 @@ def extend_tokenizer(source: str | Path, folder: str | Path) -> None:
 def write_word_lists(folder: Path, config: dict) -> None:
     """Writes tokenizer_config.json with the words that reports know."""
     config |= word_lists()
-    text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(config, ensure_ascii=False, separators=(",", ":")) + "\n"
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 

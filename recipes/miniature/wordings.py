@@ -316,7 +316,24 @@ TWO_PAIR = {
 PICTURE_NAMES = (
     ("image 1", "picture 1", "the first picture", "the first image"),
     ("image 2", "picture 2", "the second picture", "the second image"),
+    ("image 3", "picture 3", "the third picture", "the third image"),
 )
+THREE = {
+    "train": (
+        "put {a} of {pa}, {b} of {pb} and {c} of {pc} on the background of {pd}",
+        "combine {a} from {pa} with {b} from {pb} and {c} from {pc}, background of {pd}",
+        "{a} of {pa}, {b} of {pb}, {c} of {pc}, background of {pd}",
+        "show {a} from {pa} together with {b} from {pb} and {c} from {pc} on the background of {pd}",
+        "a picture with {a} of {pa}, {b} of {pb} and {c} of {pc} and the background of {pd}",
+        "use the background of {pd} and put {a} of {pa}, {b} of {pb} and {c} of {pc} on it",
+        "i want {a} from {pa}, {b} from {pb} and {c} from {pc} on the background from {pd}",
+        "add {a} of {pa} and {b} of {pb} to {c} of {pc}, on the background of {pd}",
+    ),
+    "test": (
+        "take {a} of {pa}, {b} of {pb} and {c} of {pc} and put them on the background of {pd}",
+        "draw {a} from {pa}, {b} from {pb} and {c} from {pc} with the background of {pd}",
+    ),
+}
 CAPTION_REQUESTS = {
     "train": (
         "",
@@ -542,6 +559,19 @@ def two_picture_instruction(first: Scene, second: Scene, composition: Compositio
             g=words(*one), pg=place(*one), h=words(*two), ph=place(*two), pb=name(base)
         )
     return _finish(text, rng)
+
+
+def three_picture_instruction(scenes, composition: Composition, rng, split: str = "train") -> str:
+    """An instruction about three pictures that makes ``composition``, one thing of each."""
+    name = lambda picture: pick(rng, PICTURE_NAMES[picture])
+    fields = {"pd": name(composition.background)}
+    picks = composition.picks if rng.random() < 0.7 else [composition.picks[i] for i in rng.permutation(3)]
+    for key, (picture, index, cell) in zip("abc", picks):
+        phrase = refer(scenes[picture], index, rng)
+        moved = cell != scenes[picture].things[index].cell
+        fields[key] = "the thing" if phrase == "it" else phrase
+        fields[f"p{key}"] = f"{name(picture)} {position_phrase(cell, rng)}" if moved else name(picture)
+    return _finish(pick(rng, THREE[split]).format(**fields), rng)
 
 
 def described_edit(scene: Scene, instruction: str, rng) -> str:

@@ -119,6 +119,12 @@ def no_grad():
 
 
 @pytest.fixture(scope="session")
+def host_folder() -> Path:
+    """The ComfyUI that the tests run in."""
+    return HOST
+
+
+@pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """One real server for all tests that ask for it."""
     from harness.comfy_server import Server  # "server" is a module of the host

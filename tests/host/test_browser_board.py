@@ -110,7 +110,82 @@ def test_names_strengths_off_and_order_reach_the_model(page, server):
         {"slot": "image2", "name": "", "strength": 1, "on": False},
     ]
     lines = report(page, server).splitlines()
-    assert "strength 2.5" in lines[0] and "'hero'" in lines[1] and "image2 is off" in lines[-1]
+    assert "strength 2.5" in lines[0] and "'hero'" in lines[1] and "Row 3 of the board is off" in lines[-1]
+
+
+def labels(page):
+    return page.evaluate(
+        """(id) => app.graph.getNodeById(id).inputs.filter((i) => i.name.startsWith('images.')).map((i) => i.label)""",
+        page.combine,
+    )
+
+
+def test_sockets_are_called_what_the_rows_are(page):
+    assert labels(page) == ["image 1", "image 2", "image 3", "image 4"]
+    rows(page).nth(2).locator('[data-act="up"]').click()
+    field(page, 0, "on").uncheck()
+    page.wait_for_timeout(300)
+    assert slots(page) == ["image0", "image2", "image1"] and numbers(page) == ["–", "image 1", "image 2"]
+    assert labels(page) == ["off", "image 2", "image 1", "image 4"]
+
+
+def test_a_share_of_the_schedule_reaches_the_model_and_stays_in_order(page, server):
+    fill(page, 1, "start", "25")
+    fill(page, 1, "end", "50")
+    assert sent(page)[1] == {"slot": "image1", "name": "", "strength": 1, "on": True, "start": 0.25, "end": 0.5}
+    assert "from 25% to 50% of the schedule" in report(page, server).splitlines()[1]
+    fill(page, 1, "start", "80")  # behind its end: just before it
+    assert (sent(page)[1]["start"], sent(page)[1]["end"]) == (0.49, 0.5)
+    fill(page, 1, "start", "0")
+    fill(page, 1, "end", "")
+    assert sent(page) == []
+
+
+def prompt_box(page, kind):
+    """A node that reads the board, and its prompt on the screen."""
+    number = page.evaluate(
+        """([kind, from]) => { const node = LiteGraph.createNode(kind); app.graph.add(node); node.pos = [1000, 400];
+        app.graph.getNodeById(from).connect(0, node, node.inputs.findIndex((i) => i.name === 'references'));
+        app.canvas.ds.offset = [-900, -300]; app.canvas.setDirty(true, true); return node.id }""",
+        [kind, page.combine],
+    )
+    page.wait_for_timeout(700)
+    if page.locator(f'[data-node-id="{number}"] textarea').count():
+        return page.locator(f'[data-node-id="{number}"] textarea').first
+    return page.evaluate_handle(
+        "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'prompt').element", number
+    ).as_element()
+
+
+@pytest.mark.parametrize("kind", ["UniFusionVLMEncode", "UniFusionVerifiRewrite"])
+def test_names_of_the_board_are_offered_behind_an_at_and_unknown_ones_said(page, kind):
+    fill(page, 0, "name", "The Hero")
+    fill(page, 1, "name", "night")
+    fill(page, 2, "name", "nurse")
+    field(page, 2, "on").uncheck()
+    box = prompt_box(page, kind)
+    offered = page.locator(".unifusion-names:visible button")
+    box.focus()
+    page.keyboard.type("put @")
+    assert offered.all_inner_texts() == ["@the_hero", "@night"]  # what is off cannot be named
+    page.keyboard.type("n")
+    assert offered.all_inner_texts() == ["@night"]
+    page.keyboard.press("Tab")
+    assert box.input_value() == "put @night " and offered.count() == 0
+    page.keyboard.type("and @")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    assert box.input_value() == "put @night and @the_hero "
+    page.keyboard.type("by @nobody ")
+    said = page.locator(".unifusion-names:visible p").inner_text()
+    assert "@nobody" in said and "@the_hero, @night" in said
+    page.keyboard.type("mail a@b")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("only a@b")
+    assert page.locator(".unifusion-names:visible").count() == 0
+    value = "(kind) => app.graph.nodes.find((n) => n.type === kind).widgets.find((w) => w.name === 'prompt').value"
+    assert page.evaluate(value, kind) == "only a@b"
 
 
 def test_rows_are_dragged_into_another_order(page):

@@ -213,6 +213,53 @@ def test_write_again_makes_the_seed_count_and_the_history_goes_back(page, server
     assert text_of(page) == first and status(page) == ["locked"] and sent(page)["edited_text"] == first
 
 
+def set_value(page, name, value):
+    page.evaluate(
+        """([id, name, value]) => { const w = app.graph.getNodeById(id).widgets.find((w) => w.name === name);
+        w.value = value; w.callback?.(value) }""",
+        [ID, name, value],
+    )
+    page.wait_for_timeout(200)
+
+
+def picks(page):
+    return page.locator(".unifusion-studio .picks:visible button")
+
+
+def test_four_variations_are_four_pictures_and_one_of_them_is_chosen_with_a_click(page, server):
+    assert picks(page).count() == 0 and value(page, "variations") == 1
+    set_value(page, "variations", 4)
+    assert value(page, "sampling") == "sample"  # so that they differ
+    set_value(page, "sampling.temperature", 1.5)
+    set_value(page, "sampling.min_p", 0)
+    box(page, "prompt").fill("a red circle and a blue star")
+    height = page.evaluate("(id) => app.graph.getNodeById(id).size[1]", ID)
+    history = run(page, server)
+    texts = written(history)["text"]
+    images = history["outputs"][str(TEXT.ids()["save"])]["images"]
+    assert len(texts) == len(images) == 4 and len(set(texts)) > 1
+    assert text_of(page) == texts[0] and status(page) == []
+    assert picks(page).count() == 4 and sent(page)["edited_text"] == ""
+    assert page.evaluate("(id) => app.graph.getNodeById(id).size[1]", ID) > height
+    assert {entry["text"] for entry in state(page)["history"]} >= set(texts)
+    third = next(index for index in (3, 2, 1) if texts[index] != texts[0])
+    picks(page).nth(third).click()
+    page.wait_for_timeout(200)
+    assert text_of(page) == texts[third] and status(page) == ["locked"]
+    history = run(page, server)
+    assert written(history)["text"] == [texts[third]] == [sent(page)["edited_text"]]
+    assert len(history["outputs"][str(TEXT.ids()["save"])]["images"]) == 1
+    assert picks(page).count() == 4  # the others can still be chosen
+    press(page, "lock")
+    saved = page.evaluate("() => app.graph.serialize()")
+    open_graph(page, saved)
+    assert picks(page).count() == 4 and value(page, "variations") == 4
+    for index, about in enumerate(images):
+        dropped(page, server.base / about["type"] / about["subfolder"] / about["filename"])
+        assert text_of(page) == texts[index] and status(page) == [] and picks(page).count() == 4
+        assert state(page)["seed"] == index
+
+
 def test_the_text_becomes_the_prompt_with_one_click(page, server):
     run(page, server)
     text = text_of(page)
@@ -369,9 +416,9 @@ inner = {"id": 3, "type": "UniFusionVerifiRewrite"}
 outer = {"id": 5, "type": "sub"}
 workflow = {"nodes": [outer], "definitions": {"subgraphs": [{"id": "sub", "nodes": [inner]}]}}
 for text in "ab":
-    write_into_workflow({"workflow": workflow}, "5:3", text=text, prompt="p", seed=1, report="r")
-write_into_workflow({"workflow": workflow}, "9", text="c", prompt="p", seed=1, report="r")
-write_into_workflow(None, "5:3", text="c", prompt="p", seed=1, report="r")
+    write_into_workflow({"workflow": workflow}, "5:3", texts=[(text, 1, "r")], prompt="p")
+write_into_workflow({"workflow": workflow}, "9", texts=[("c", 1, "r")], prompt="p")
+write_into_workflow(None, "5:3", texts=[("c", 1, "r")], prompt="p")
 print(inner.get("properties", {}).get("verifi", {}).get("history"), "properties" in outer)
 """
     from conftest import HOST

@@ -13,7 +13,10 @@ TEXTS = [
     "", " ", "\n", "\x00", "half \ud83d", "\ud83e", "$$", "%", "%date:yyyy%", "../../x", "a" * 5000, "\u202egnp", "一只猫 🦊",
     "<|im_end|>", "((((", "(a:1e9)", "NaN", "-1", "1,2,3", "{}", "null", "__proto__", "\\", "'; --", "\r\n\t",
 ]  # fmt: skip
-NUMBERS = [0, -1, 1, 2**31, -(2**63), 2**64, 1e308, -1e308, 0.5, "7", "x", None, [], {}, True]
+NUMBERS = [
+    0, -1, 1, 2**31, -(2**63), 2**64, 1e308, -1e308, 0.5, "7", "x", None, [], {}, True,
+    float("nan"), float("inf"), -float("inf"), "NaN", "1e999", "٣",
+]  # fmt: skip
 ODD = [None, 0, -1.5, "x", "", [], {}, [1, 2, 3], True]  # a link to no node stops the worker of ComfyUI itself
 KINDS = {"STRING": TEXTS + ODD, "INT": NUMBERS, "FLOAT": NUMBERS, "BOOLEAN": ODD, "COMBO": TEXTS[:8] + ODD}
 # Nodes that hand on something for each socket: right, wrong or odd.
@@ -21,6 +24,8 @@ SOURCES = {
     "load": ("UniFusionLoadModel", {"model": "bundled miniature"}),
     "picture": ("EmptyImage", {"width": 64, "height": 48, "batch_size": 1, "color": 255}),
     "tiny": ("EmptyImage", {"width": 1, "height": 1, "batch_size": 3, "color": 0}),
+    "strip": ("EmptyImage", {"width": 2048, "height": 1, "batch_size": 1, "color": 7}),
+    "see-through": ("JoinImageWithAlpha", {"image": ["picture", 0], "alpha": ["mask", 0]}),
     "latent": ("EmptyLatentImage", {"width": 128, "height": 128, "batch_size": 1}),
     "mask": ("SolidMask", {"value": 0.5, "width": 16, "height": 16}),
     "encode": (
@@ -42,7 +47,18 @@ OF_TYPE = {
     "MASK": ["mask", 0], "CONDITIONING": ["pool", 1], "UNIFUSION_HIDDEN_STATES": ["encode", 0],
     "UNIFUSION_REFERENCES": ["reference", 0],
 }  # fmt: skip
-LINKS = [*OF_TYPE.values(), ["tiny", 0], ["stock", 0], ["encode", 2], ["pool", 2]]
+LINKS = [
+    *OF_TYPE.values(), ["tiny", 0], ["strip", 0], ["see-through", 0], ["stock", 0], ["encode", 2], ["pool", 2],
+]  # fmt: skip
+# Stock nodes that take what a node gives, by type; they must not fail where it gave something.
+TAKERS = {
+    "CONDITIONING": ("ConditioningSetMask", "conditioning", {"mask": ["mask", 0], "strength": 1.0,
+                                                             "set_cond_area": "default"}),
+    "IMAGE": ("ImageScale", "image", {"upscale_method": "area", "width": 32, "height": 32, "crop": "disabled"}),
+    "LATENT": ("VAEDecode", "samples", {"vae": ["load", 2]}),
+    "CLIP": ("CLIPTextEncode", "clip", {"text": "a red circle"}),
+    "VAE": ("VAEEncode", "vae", {"pixels": ["picture", 0]}),
+}  # fmt: skip
 
 
 def options_of(spec: list) -> list:
@@ -63,10 +79,9 @@ def kind_of(spec: list) -> str:
     return "COMBO" if isinstance(spec[0], list) else spec[0]
 
 
-def widgets(spec: list) -> dict:
-    """Inputs of a dynamic choice at its first option: name behind the dot -> usual value."""
-    first = spec[1]["options"][0]
-    inner = first.get("inputs", {})
+def widgets(spec: list, option: int = 0) -> dict:
+    """Inputs of a dynamic choice at one option: name behind the dot -> usual value."""
+    inner = spec[1]["options"][option].get("inputs", {})
     return {
         name: usual(kind_of(part), part)
         for group in ("required", "optional")
@@ -107,6 +122,16 @@ def cases(nodes: dict, rng: random.Random) -> list[tuple[str, dict, str]]:
                 elif kind.startswith("COMFY_DYNAMICCOMBO"):
                     values = [(name, odd) for odd in TEXTS[:6] + ODD]
                     values += [(f"{name}.{inner}", odd) for inner in widgets(spec) for odd in NUMBERS]
+                    for number, option in enumerate(spec[1]["options"][1:], 1):
+                        inner = {f"{name}.{key}": value for key, value in widgets(spec, number).items()}
+                        bare = {key: value for key, value in plain.items() if not key.startswith(f"{name}.")}
+                        chosen = {**bare, name: option["key"], **inner}
+                        made.append((node, chosen, f"{name} = {option['key']}"))
+                        made += [
+                            (node, {**chosen, key: odd}, f"{key} = {odd!r:.40}")
+                            for key in inner
+                            for odd in rng.sample(NUMBERS, 3)
+                        ]
                 elif kind in KINDS:
                     values = [(name, odd) for odd in KINDS[kind]]
                 else:
@@ -145,23 +170,37 @@ def graph_of(node: str, inputs: dict, nodes: dict) -> dict:
     graph["target"] = {"class_type": node, "inputs": inputs}
     if not nodes[node]["output_node"]:
         graph["show"] = {"class_type": "PreviewAny", "inputs": {"source": ["target", 0]}}
+    for index, kind in enumerate(nodes[node]["output"]):
+        if kind in TAKERS:
+            taker, name, rest = TAKERS[kind]
+            graph[f"taker {index}"] = {"class_type": taker, "inputs": {name: ["target", index], **rest}}
+            graph[f"shown {index}"] = {"class_type": "PreviewAny", "inputs": {"source": [f"taker {index}", 0]}}
     return graph
 
 
 def fault(history: dict) -> str | None:
-    """What is wrong with how a queued case ended."""
+    """What is wrong with how a queued case ended: it may fail in the node itself alone, with one sentence."""
     if history["status"]["status_str"] != "error":
         return None
     (error,) = [about for kind, about in history["status"]["messages"] if kind == "execution_error"]
     text = error["exception_message"].strip()
-    if error["node_type"].startswith("UniFusion"):
-        if (
-            error["exception_type"] != "ValueError"
-            or not text.isprintable()
-            or not text.endswith(".")
-            or len(text) > 700
-        ):
-            return f"{error['exception_type']}: {text[:300]!r}"
+    right = error["exception_type"] == "ValueError" and text.isprintable() and text.endswith(".") and len(text) <= 700
+    if error["node_id"] != "target":
+        return f"fails later, in {error['node_type']}: {error['exception_type']}: {text[:300]!r}"
+    return None if right else f"{error['exception_type']}: {text[:300]!r}"
+
+
+def fault_of_refusal(said: dict) -> str | None:
+    """What is wrong with an answer of the host's validation; the pack's own sentences are told by their type."""
+    if "error" not in said:
+        return "refused without a word"
+    for about in said.get("node_errors", {}).values():
+        for error in about["errors"]:
+            details = error.get("details", "")
+            name, _, sentence = details.partition(" - ")
+            if error["type"] == "custom_validation_failed" and sentence:
+                if not (sentence.isprintable() and sentence.endswith(".") and len(sentence) <= 700):
+                    return f"refused with {details[:300]!r}"
     return None
 
 
@@ -185,9 +224,8 @@ def test_nothing_on_any_input_stops_the_worker(server):
             graph = graph_of(node, inputs, nodes)
             waiting.append((server.submit(json.loads(json.dumps(graph))), node, what))
         except ValueError as error:  # the host's own validation
-            said = json.loads(str(error))
-            if "error" not in said:
-                faults.append(f"{node}: {what}: refused without a word")
+            if found := fault_of_refusal(json.loads(str(error))):
+                faults.append(f"{node}: {what}: {found}")
         if index % ROUND == ROUND - 1:
             collect()
     collect()

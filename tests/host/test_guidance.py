@@ -224,3 +224,38 @@ def test_the_loaders_model_draws_as_the_pools(bridge, krea2_model, branches):
     assert model is not krea2_model
     first = draw(bridge, model, positive, negative, images, 3.0, 1.5)
     assert torch.equal(first, draw(bridge, krea2_model, positive, negative, images, 3.0, 1.5))
+
+
+def test_auto_is_what_a_new_sampler_has_and_says_between_which_presets_it_chose(bridge, node, krea2_model):
+    preset = next(one for one in node("UniFusionDiTSampler").define_schema().inputs if one.id == "preset")
+    assert preset.options[0].key == "auto"
+    draw = bridge("actions.draw")
+    (said,) = draw.notes({"preset": "auto"}, krea2_model)
+    assert "'auto' draws with 'Krea 2 Turbo': 8 steps, CFG 1" in said and "'Krea 2 Raw'" in said
+    (said,) = draw.notes({"preset": "UniFusion miniature"}, krea2_model)
+    assert "'UniFusion miniature' belongs to another model than this MODEL (Krea 2)" in said
+    assert draw.notes({"preset": "Krea 2 Raw"}, krea2_model) == []
+    assert draw.notes({"preset": "custom"}, krea2_model) == draw.notes({"preset": "auto"}, None) == []
+
+
+def test_a_missing_negative_is_said_before_the_queue(server):
+    graph = {
+        "1": {"class_type": "UniFusionLoadModel", "inputs": {"model": "bundled miniature"}},
+        "2": {"class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}},
+        "3": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": "a star"}},
+        "4": {
+            "class_type": "UniFusionDiTSampler",
+            "inputs": {
+                "model": ["1", 0],
+                "positive": ["3", 0],
+                "latent_image": ["2", 0],
+                "seed": 1,
+                "preset": "UniFusion miniature",
+                "denoise": 1.0,
+            },
+        },
+        "5": {"class_type": "PreviewImage", "inputs": {"images": ["6", 0]}},
+        "6": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["1", 2]}},
+    }
+    with pytest.raises(ValueError, match="CFG 2 needs a negative, but none is connected"):
+        server.submit(graph)

@@ -91,9 +91,90 @@ def test_loras_on_the_pooling_count(hidden, krea2_model, inspect, seen, bridge):
 
 def test_pages_have_one_size_and_every_view_has_its_page(hidden, krea2_model, bridge):
     pages = run(bridge, hidden, krea2_model)[0]
-    assert pages.shape == (4, 768, 1024, 3) and 0 <= pages.min() and pages.max() <= 1
+    assert pages.shape == (4, 600, 600, 3) and 0 <= pages.min() and pages.max() <= 1
     for number, view in enumerate(("layers", "words", "pictures", "tokens")):
         assert torch.equal(run(bridge, hidden, krea2_model, view=view)[0][0], pages[number])
+
+
+def test_one_page_says_it_in_words_and_old_graphs_have_every_page(hidden, krea2_model, bridge, node):
+    run_inside = bridge("actions.look_inside").run
+    page, table, _ = run_inside(hidden, krea2_model, pages="one page")
+    assert page.shape == (1, 600, 600, 3)
+    first, second, third, *_ = table.splitlines()
+    assert first.startswith("The picture follows") and "image 1" in first and "the words" in first
+    assert second.startswith("Layer ") and "matters most" in second
+    words = run_inside(hidden, krea2_model, pages="one page", view="words")[0]
+    assert torch.equal(words, run_inside(hidden, krea2_model, view="words")[0])
+    pages = next(one for one in node("UniFusionInspect").define_schema().inputs if one.id == "pages")
+    assert pages.default == "one page" and pages.optional
+    assert node("UniFusionInspect").execute(hidden, krea2_model).result[0].shape[0] == 4
+
+
+def test_what_is_heeded_follows_the_strength(hidden, krea2_model, inspect, seen):
+    pooling = krea2_model.model.diffusion_model.txtfusion
+    picture = hidden.roles >= 16
+
+    def share(weight):
+        bias = torch.zeros(1, hidden.tokens)
+        bias[0, picture] = torch.tensor(weight).log()
+        parts = inspect.heed(pooling, seen.summed, hidden.roles, bias)
+        assert sum(parts.values()) == pytest.approx(1) and set(parts) == {"the words", "image 1"}
+        return parts["image 1"]
+
+    assert share(0.25) < share(1.0) < share(4.0)
+    assert inspect.heed(pooling, seen.summed, hidden.roles)["image 1"] == pytest.approx(share(1.0), abs=1e-5)
+
+
+def test_the_effect_of_a_layer_is_what_silencing_it_does(hidden, krea2_model, bridge, inspect):
+    _, table, _ = run(bridge, hidden, krea2_model, silence="5")
+    pooling = krea2_model.model.diffusion_model.txtfusion
+    effects = inspect.silencing_effects(pooling, hidden)
+    assert effects.shape == (12,) and f"{effects[1]:.0%} (all)" in table
+
+
+@pytest.mark.parametrize(
+    ("parts", "effects", "said"),
+    [
+        (
+            {"the words": 0.7, "image 1": 0.3},
+            [0.2, 0.5, 0.01],
+            [
+                "The picture follows the words more than image 1 (the words 70%, image 1 30%).",
+                "Layer 5 matters most: without it the tokens change by 50%.",
+                "Silencing 7 changes next to nothing (below 3%).",
+            ],
+        ),
+        (
+            {"the words": 0.1, "image 1": 0.48, "image 2": 0.42},
+            [0.0, 0.0, 0.3],
+            [
+                "The picture follows image 1 and image 2 about equally (image 1 48%, image 2 42%, the words 10%).",
+                "Layer 7 matters most: without it the tokens change by 30%.",
+                "Silencing 3, 5 changes next to nothing (below 3%).",
+            ],
+        ),
+        (
+            {"the words": 1.0},
+            [0.4, 0.1, 0.2],
+            [
+                "The picture follows the words alone: no picture is among the tokens.",
+                "Layer 3 matters most: without it the tokens change by 40%.",
+                "No layer is idle: the least, 5, changes them by 10%.",
+            ],
+        ),
+    ],
+)
+def test_the_verdict_is_plain(inspect, parts, effects, said):
+    assert inspect.verdict(parts, torch.tensor(effects), (3, 5, 7)) == said
+
+
+def test_a_map_is_smooth_and_stays_in_its_scale(pack):
+    from unifusion_pack.unifusion import attribution_pages
+
+    coarse = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
+    fine = attribution_pages._smooth(coarse)
+    assert fine.shape[1] / fine.shape[0] == pytest.approx(5 / 3) and fine.shape[1] > 256
+    assert fine.diff(dim=1).abs().max() < coarse.diff(dim=1).abs().max() / 20
 
 
 def test_the_page_of_the_pictures_shows_the_layer_or_the_word_asked_for(hidden, krea2_model, bridge):

@@ -64,7 +64,7 @@ def test_greedy_text_is_comfyuis_and_its_states_are_those_of_a_teacher_forced_pa
     settings = Decoding(max_length=LENGTH)
     written = bridge("actions.rewrite").write(
         vlm, row, asked, "", taps, "everything after the system prompt", settings, "fp32"
-    )
+    )[0]
     ids = written.decoded.ids
     assert calls == [len(tokens.ids)] + [1] * len(ids)
 
@@ -110,6 +110,11 @@ def stock_edit(key, clip, prompt, images):
         from comfy_extras.nodes_qwen import TextEncodeQwenImageEditPlus as node
 
         return node.execute(clip, prompt, **{f"image{i}": image for i, image in enumerate(images, 1)}).result[0][0]
+    if key == "boogu":
+        from comfy_extras.nodes_boogu import TextEncodeBooguEdit as node
+
+        given = {f"image_{i}": image for i, image in enumerate(images, 1)}
+        return node.execute(clip, prompt, "", images=given).result[0][0]
     if key == "mage-flow":
         from comfy_extras.nodes_mage import TextEncodeMageFlowEdit as node
     else:
@@ -118,7 +123,7 @@ def stock_edit(key, clip, prompt, images):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("key", ["qwen-image", "mage-flow", "joyimage"])
+@pytest.mark.parametrize("key", ["qwen-image", "mage-flow", "joyimage", "boogu"])
 def test_states_with_pictures_equal_the_stock_edit_encode_node(bridge, key, count):
     clip, images = encoder(key), pictures(count, ((400, 520), (460, 300)))
     stock = stock_edit(key, clip, "make it night", images)

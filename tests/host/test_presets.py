@@ -74,7 +74,7 @@ def test_an_own_system_prompt_is_the_custom_text(bridge, node, here, save, minia
         return rewrite.execute(miniature[1], "a red circle", "auto", choice, custom, *rest)
 
     own, custom = texts("own: terse"), texts("custom", "Describe the picture.")
-    assert own[2] == custom[2] and torch.equal(own[0].states, custom[0].states)
+    assert own[2] == custom[2] and torch.equal(own[0][0].states, custom[0][0].states)
     assert "custom_system_prompt is not used" not in own[3]
     assert rewrite.validate_inputs(prompt="x", system_prompt="own: terse", custom_system_prompt="") is True
 

@@ -101,7 +101,8 @@ def decoded(bridge, vlm, pictures, settings, limit, taps=(2, 5, 20, 35)):
 
     tokens = vlm.tokenize(chat("You describe pictures.", "a red fox", [1] * len(pictures)))
     vlm.load(1024, len(taps))
-    return tokens, bridge("encoders.writing").decode(vlm, vlm.embed(tokens, pictures), taps, settings, limit, "fp32")
+    (wrote,) = bridge("encoders.writing").decode(vlm, vlm.embed(tokens, pictures), taps, settings, limit, "fp32")
+    return tokens, wrote
 
 
 @pytest.mark.parametrize("ending", ["limit", "stop token"])
@@ -195,12 +196,12 @@ def test_states_of_unselected_tokens_do_not_reach_the_conditioning(bridge, vlm, 
         real = rewriting.write
 
         def write(*args):
-            written = real(*args)
+            (written,) = real(*args)
             mask = disturbed(written.hidden.roles)
             assert mask.any()
             states = written.hidden.states.clone()
             states[:, mask] += 100 * torch.randn(states[:, mask].shape, generator=torch.Generator().manual_seed(0))
-            return written._replace(hidden=written.hidden._replace(states=states))
+            return [written._replace(hidden=written.hidden._replace(states=states))]
 
         with monkeypatch.context() as patch:
             if disturbed is not None:
@@ -421,6 +422,6 @@ def test_the_node_shows_the_text_and_the_report(node, krea2_clip):
     output = node("UniFusionVerifiRewrite").execute(
         krea2_clip, "a red fox", "auto", "as the profile", "", "as the profile", {"sampling": "greedy"}, 0, 0, 4, "", ""
     )
-    states, negative, text, report = output.result
+    (states,), negative, (text,), report = output.result
     assert states.text == text and negative.text == ""
     assert output.ui["text"] == [text] and output.ui["report"] == [report]  # the text by itself, to be edited

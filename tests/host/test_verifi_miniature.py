@@ -9,7 +9,8 @@ from recipes.miniature.captions import keeps_attributes, parse_caption
 from recipes.miniature.scene import sample_scene
 from recipes.miniature.wordings import user_prompt
 from unifusion.board import NAMED
-from unifusion.miniature import VLM_FOLDER, unknown_words
+from unifusion.miniature import VLM_FOLDER
+from unifusion.miniature_words import unknown_words
 
 pytestmark = pytest.mark.skipif(not (VLM_FOLDER / "model.safetensors").is_file(), reason="the bundled VLM is not here")
 
@@ -118,11 +119,10 @@ def written(bridge, monkeypatch):
     def run(texts):
         queue = iter(texts)
 
-        def write(vlm, profile, request, prefill, taps, selection, settings, precision):
+        def write(vlm, profile, request, prefill, taps, selection, settings, precision, seeds):
             notes.append(settings)
-            made = real(vlm, profile, request, prefill, taps, selection, settings, precision)
-            text = next(queue)
-            return made if text is None else made._replace(text=text)
+            made = real(vlm, profile, request, prefill, taps, selection, settings, precision, seeds)
+            return [one if text is None else one._replace(text=text) for one, text in zip(made, queue)]
 
         monkeypatch.setattr(action, "write", write)
         return notes

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unifusion.before_queue import check_gains, check_rewrite, check_taps
+from unifusion.before_queue import cfg_of, check_gains, check_guidance, check_rewrite, check_taps
 
 FINE = {
     "prompt": "a cat",
@@ -61,3 +61,35 @@ def test_gains_are_read_for_custom_alone():
 
 def test_no_taps_at_all_mean_the_profile():
     check_taps("  ")
+
+
+@pytest.mark.parametrize(
+    ("preset", "image_guidance", "negative", "images_only", "said"),
+    [
+        ({"preset": "Krea 2 Raw"}, -1.0, False, False, "CFG 4.5 needs a negative"),
+        ({"preset": "custom", "cfg": 2.0}, -1.0, False, False, "CFG 2 needs a negative"),
+        ({"preset": "custom", "cfg": 1.0}, 3.0, False, True, "Image guidance 3 needs a negative"),
+        ({"preset": "auto"}, 3.0, False, True, "Image guidance 3 needs a negative"),
+        ({"preset": "Krea 2 Raw"}, 3.0, True, False, "'images only'"),
+        ({"preset": "custom", "cfg": 31.0}, -1.0, True, False, "CFG must be from 0 to 30, found 31"),
+        ({"preset": "Krea 2 Raw"}, -2.0, True, True, "Image guidance must be from -1 to 30"),
+        ({"preset": "custom", "cfg": float("nan")}, -1.0, True, False, "CFG must be"),
+        ({"preset": "Krea 2 Turbo"}, -1.0, False, False, None),
+        ({"preset": "Krea 2 Raw"}, -1.0, True, False, None),
+        ({"preset": "Krea 2 Raw"}, 4.5, True, False, None),
+        ({"preset": "Krea 2 Raw"}, 3.0, True, True, None),
+        ({"preset": "Krea 2 Raw"}, None, False, False, None),
+        ({"preset": "auto"}, -1.0, False, False, None),
+        ({"preset": "of another version"}, -1.0, False, False, None),
+        (None, -1.0, False, False, None),
+    ],
+)
+def test_what_guidance_needs_is_said_before_anything_is_drawn(preset, image_guidance, negative, images_only, said):
+    def check():
+        check_guidance(cfg_of(preset), image_guidance, negative=negative, images_only=images_only)
+
+    if said is None:
+        return check()
+    with pytest.raises(ValueError) as refused:
+        check()
+    assert said in str(refused.value) and str(refused.value).endswith(".")

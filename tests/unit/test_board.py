@@ -39,6 +39,19 @@ def test_a_picture_that_is_off_or_at_strength_0_is_not_read_and_that_is_said(row
     assert shades(references) == [0.0, 1.0] and "'night'" in line and "not read" in line
 
 
+def test_a_row_gives_its_share_of_the_schedule():
+    rows = read_board('[{"slot": "image1", "start": 0.25, "end": 0.5}, {"slot": "image0"}]')
+    references, _ = arrange(IMAGES, rows)
+    assert [(one.start, one.end) for one in references] == [(0.25, 0.5), (0.0, 1.0), (0.0, 1.0)]
+    with pytest.raises(ValueError, match="start 0.5 and end 0.5"):
+        arrange(IMAGES, [Row("image0", start=0.5, end=0.5)])
+
+
+def test_a_picture_without_a_name_is_called_by_its_row():
+    lines = arrange(IMAGES, [Row("image7"), Row("image2"), Row("image1", on=False)])[1]
+    assert lines == ["Row 2 of the board is off: it is not read."]
+
+
 def test_rows_of_unplugged_pictures_do_nothing():
     assert shades(arrange({"image0": picture(0.5), "image1": None}, [Row("image1"), Row("image7")])[0]) == [0.5]
 
@@ -56,6 +69,8 @@ def test_rows_of_unplugged_pictures_do_nothing():
         '[{"slot": "image0", "strength": "2"}]',
         '[{"slot": "image0", "strength": true}]',
         '[{"slot": "image0", "on": 1}]',
+        '[{"slot": "image0", "start": "0"}]',
+        '[{"slot": "image0", "end": true}]',
         '[{"slot": "image0"}, {"slot": "image0"}]',
         "[" * 100_000,
     ],

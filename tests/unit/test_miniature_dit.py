@@ -15,12 +15,12 @@ from recipes.miniature.dit_data import (
     EDIT_STAGE,
     TEXT_STAGE,
     TOKEN_CLASSES,
+    WITH_INSTRUCTION,
     MiniatureSource,
     draw_example,
     encode_chats,
     loss_weight,
     patch_labels,
-    select,
 )
 from recipes.miniature.dit_train import CONDITION_TOKENS, DiTRun, draw, heldout_examples, score_pictures, train
 from recipes.miniature.frozen_vlm import FrozenVLM, load_vlm, save_vlm
@@ -64,10 +64,9 @@ def test_training_never_shows_a_held_out_combination(task):
 @pytest.mark.parametrize("task", TASKS)
 def test_selection_is_that_of_the_pack(vlm, task):
     drawn = examples(task)
-    batch = vlm.tokenizer.collate([example.chat for example in drawn])
-    chosen = select(batch.roles, batch.answer_start, torch.tensor([example.instruction for example in drawn]))
     selection = "images and prompt" if task in ("prompt", "empty") else "images and rewritten text"
-    for row, length, start, kept in zip(batch.roles, batch.lengths, batch.answer_start, chosen):
+    batch = vlm.tokenizer.collate([e.chat for e in drawn], selections=[selection] * len(drawn))
+    for row, length, start, kept in zip(batch.roles, batch.lengths, batch.answer_start, batch.selected):
         roles = row[:length]
         if task == "reconstruct" and not (roles == GENERATED).any():
             assert set(roles[kept[:length]].tolist()) == {IMAGE, int(roles[start - 1])}
@@ -78,9 +77,8 @@ def test_selection_is_that_of_the_pack(vlm, task):
 
 def test_raw_prompts_show_the_instruction_alone(vlm):
     drawn = examples("prompt")
-    batch = vlm.tokenizer.collate([example.chat for example in drawn])
-    chosen = select(batch.roles, batch.answer_start, torch.ones(len(drawn), dtype=torch.bool))
-    assert set(batch.roles[chosen].tolist()) == {INSTRUCTION}
+    batch = vlm.tokenizer.collate([e.chat for e in drawn], selections=[WITH_INSTRUCTION] * len(drawn))
+    assert set(batch.roles[batch.selected].tolist()) == {INSTRUCTION}
 
 
 def test_reference_and_target_share_what_stays():

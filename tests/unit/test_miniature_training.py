@@ -23,7 +23,8 @@ from recipes.miniature.vocabulary import SPECIAL_TOKENS, build_tokenizer, load_t
 from recipes.miniature.wordings import edit_instruction, user_prompt
 from unifusion.hidden_states import GENERATED, image_role
 from unifusion.messages import chat, tokenize
-from unifusion.miniature import VLMConfig, unknown_words
+from unifusion.miniature import VLMConfig
+from unifusion.miniature_words import unknown_words
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from recipes.miniature.scene import (
 )
 from recipes.miniature.scorer import read_scene, score, score_things
 from recipes.miniature.wordings import described_edit, edit_instruction, two_picture_instruction, user_prompt
-from unifusion.miniature import unknown_words
+from unifusion.miniature_words import unknown_words
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ def test_without_matplotlib_all_is_drawn_but_the_pages_of_inspect_which_say_what
     sheet, loaded, said = done.stdout.splitlines()[-1].split("|")
     assert sheet == "[1, 490, 700, 3]" and loaded == str(there)
     if there:
-        assert said == "[4, 768, 1024, 3]"
+        assert said == "[4, 600, 600, 3]"
     else:
         assert "pip install matplotlib" in said and said.endswith(".")
 

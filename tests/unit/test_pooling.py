@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from unifusion.pooling import LayerwiseAttentionPooling, build_pooling
+from unifusion.pooling import LayerwiseAttentionPooling, build_pooling, pooled_width
 
 TAPS, WIDTH = 3, 40
 
@@ -83,3 +83,24 @@ def test_average_is_the_mean_over_layers():
 def test_unknown_pooling_is_refused_by_name(kind):
     with pytest.raises(ValueError, match=kind):
         build_pooling(kind, TAPS, WIDTH)
+
+
+@pytest.mark.parametrize(
+    "width, pooled", [(240, 240), (2560, 2560), (576, 640), (48, 160), (896, 960), (2048, 2080), (1, 160)]
+)
+def test_widths_that_the_heads_do_not_divide_get_the_next_that_they_do(width, pooled):
+    assert pooled_width(width) == pooled and pooled % 20 == 0
+
+
+@pytest.mark.parametrize("kind", ["lap", "last", "average", "tap:1"])
+def test_an_input_projection_starts_as_the_identity_and_is_one_weight_of_the_file(kind):
+    torch.manual_seed(0)
+    plain = build_pooling(kind, TAPS, WIDTH)
+    torch.manual_seed(0)
+    wider = build_pooling(kind, TAPS, WIDTH, inputs=30)
+    assert set(wider.state_dict()) - set(plain.state_dict()) == {"input.weight"}
+    assert wider.input.weight.shape == (WIDTH, 30)
+    wider.load_state_dict(plain.state_dict(), strict=False)
+    x = states()[..., :30]
+    torch.testing.assert_close(wider(x), plain(torch.nn.functional.pad(x, (0, 10))))
+    assert build_pooling(kind, TAPS, WIDTH, inputs=WIDTH).input is None

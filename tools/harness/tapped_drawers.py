@@ -18,6 +18,9 @@ LATENTS = {
     "ideogram4": (1, 128, 4, 6),
     "ideogram4-lm": (1, 128, 4, 6),
     "mage-flow": (1, 128, 4, 6),
+    "joyimage": (1, 16, 1, 8, 12),
+    "boogu": (1, 16, 8, 12),
+    "ernie-image": (1, 128, 4, 6),
 }
 
 
@@ -112,4 +115,36 @@ def make_drawer(key: str, seed: int = 1, *, width: int = 64):
             mrope_section=(4, 6, 6),
         )
         return _patcher(stock.Ideogram4, sizes, seed)
+    if key == "joyimage":
+        sizes = dict(
+            hidden_size=64,
+            num_attention_heads=2,
+            text_dim=LANGUAGE["hidden_size"],
+            num_layers=2,
+            rope_dim_list=[8, 12, 12],
+        )
+        return _patcher(stock.JoyImage, sizes, seed)
+    if key == "boogu":
+        sizes = dict(
+            hidden_size=64,
+            num_layers=1,
+            num_double_stream_layers=1,
+            num_refiner_layers=1,
+            num_attention_heads=2,
+            num_kv_heads=1,
+            multiple_of=32,
+            axes_dim_rope=(8, 12, 12),
+            instruction_feat_dim=LANGUAGE["hidden_size"],
+        )
+        return _patcher(stock.Boogu, sizes, seed)
+    if key == "ernie-image":
+        sizes = dict(
+            hidden_size=96,
+            num_attention_heads=3,
+            num_layers=2,
+            ffn_hidden_size=128,
+            text_in_dim=width,
+            rope_axes_dim=(8, 12, 12),
+        )
+        return _patcher(stock.ErnieImage, sizes, seed)
     raise KeyError(key)

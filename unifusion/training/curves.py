@@ -28,15 +28,16 @@ def plot_log(log: Path, png: Path) -> None:
     lines = read_log(log)
     scores = sorted({key for line in lines for key in line if key.startswith("score/")})
     figure, axes = pyplot.subplots(2 if scores else 1, 1, figsize=(8, 8 if scores else 4), squeeze=False)
-    for key in ("flow", "tokens"):
+    for key in ("flow", "tokens", "held-out"):
         points = [(line["step"], line[key]) for line in lines if key in line]
         if points:
             steps, values = np.array(points).T
-            window = max(1, len(values) // 50)
+            window = max(1, len(values) // 50) if key != "held-out" else 1
             smooth = np.convolve(values, np.ones(window) / window, mode="valid")
             axes[0, 0].plot(steps[window - 1 :], smooth, label=key)
     axes[0, 0].set(yscale="log", xlabel="step", ylabel="loss")
-    axes[0, 0].legend()
+    if axes[0, 0].lines:
+        axes[0, 0].legend()
     for key in scores:
         steps, values = np.array([(line["step"], line[key]) for line in lines if key in line]).T
         axes[1, 0].plot(steps, values, marker="o", markersize=3, label=key.removeprefix("score/"))

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .sharding import own_part
+
 
 class EMA:
     """float32 averages of a module's parameters.
@@ -15,14 +17,14 @@ class EMA:
     random start in the average.
 
     Args:
-        module: the module whose parameters are followed.
+        module: the module whose trained parameters are followed.
         decay: 0 copies the weights, 1 never moves.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self.parameters = list(module.parameters())
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.averages = [p.detach().float().clone() for p in self.parameters]
 
     @torch.no_grad()
@@ -30,7 +32,8 @@ class EMA:
         """Follow the parameters by one step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        torch._foreach_lerp_(self.averages, [p.detach().float() for p in self.parameters], 1.0 - decay)
+        averages = [own_part(average) for average in self.averages]
+        torch._foreach_lerp_(averages, [own_part(p.detach()).float() for p in self.parameters], 1.0 - decay)
 
     @contextmanager
     def applied(self):
@@ -45,13 +48,4 @@ class EMA:
     @torch.no_grad()
     def _write(self, values: list[Tensor]) -> None:
         for parameter, value in zip(self.parameters, values):
-            parameter.copy_(value)
-
-    def state_dict(self) -> dict:
-        return {"updates": self.updates, "averages": self.averages}
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict) -> None:
-        self.updates = state["updates"]
-        for average, value in zip(self.averages, state["averages"]):
-            average.copy_(value)
+            own_part(parameter).copy_(own_part(value))

@@ -99,10 +99,10 @@ class FlowMatching(nn.Module):
         config = self.dit.config
         batch.check()
         taps, width = batch.states.shape[2:]
-        if config.pooling == "lap" and (taps, width) != (config.txtlayers, config.txtdim):
+        if config.pooling == "lap" and (taps, width) != (config.txtlayers, config.states_width):
             raise ValueError(
                 f"The hidden states have {taps} taps of width {width} and the model takes {config.txtlayers} of "
-                f"width {config.txtdim}; choose the VLM and the taps that the model was made for."
+                f"width {config.states_width}; choose the VLM and the taps that the model was made for."
             )
         channels, *sides = batch.latents.shape[1:]
         if channels != config.channels or any(side % config.patch for side in sides):

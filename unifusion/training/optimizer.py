@@ -7,6 +7,8 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
+from .sharding import own_part, part_of_whole, whole_of_part
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
@@ -57,7 +59,7 @@ class MuonAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if parameters:
-                torch._foreach_mul_(parameters, 1.0 - group["lr"] * group["weight_decay"])
+                torch._foreach_mul_([own_part(p) for p in parameters], 1.0 - group["lr"] * group["weight_decay"])
                 (self._muon if group["rule"] == "muon" else self._adamw)(group, parameters)
         return loss
 
@@ -67,14 +69,15 @@ class MuonAdamW(torch.optim.Optimizer):
             state = self.state[p]
             if not state:
                 state["momentum"] = torch.zeros_like(p, dtype=torch.float32)
-            state["momentum"].lerp_(p.grad.float(), 1.0 - group["momentum"])
-            update = p.grad.float().lerp(state["momentum"], group["momentum"])
-            by_shape[p.flatten(1).shape].append((p, update.flatten(1)))
+            momentum, grad = own_part(state["momentum"]), own_part(p.grad).float()
+            momentum.lerp_(grad, 1.0 - group["momentum"])
+            update = whole_of_part(grad.lerp(momentum, group["momentum"]), p)
+            by_shape[update.flatten(1).shape].append((p, update.flatten(1)))
         for (rows, columns), members in by_shape.items():
             updates = orthogonalise(torch.stack([update for _, update in members]))
             size = group["lr"] * 0.2 * max(rows, columns) ** 0.5
             for (p, _), update in zip(members, updates):
-                p.sub_(update.view_as(p).to(p.dtype), alpha=size)
+                own_part(p).sub_(part_of_whole(update.view(p.shape), p).to(p.dtype), alpha=size)
 
     def _adamw(self, group: dict, parameters: list[Tensor]) -> None:
         first, second = group["betas"]
@@ -86,13 +89,13 @@ class MuonAdamW(torch.optim.Optimizer):
                     "square": torch.zeros_like(p, dtype=torch.float32),
                 }
         states = [self.state[p] for p in parameters]
-        grads = [p.grad.float() for p in parameters]
-        means, squares = [s["mean"] for s in states], [s["square"] for s in states]
+        grads = [own_part(p.grad).float() for p in parameters]
+        means, squares = [own_part(s["mean"]) for s in states], [own_part(s["square"]) for s in states]
         torch._foreach_lerp_(means, grads, 1.0 - first)
         torch._foreach_mul_(squares, second)
         torch._foreach_addcmul_(squares, grads, grads, 1.0 - second)
-        for p, state in zip(parameters, states):
+        for p, state, mean, square in zip(parameters, states, means, squares):
             state["step"] += 1
             step = state["step"].item()
-            scale = (state["square"] / (1.0 - second**step)).sqrt_().add_(1e-8)
-            p.sub_((state["mean"] / scale).to(p.dtype), alpha=group["lr"] / (1.0 - first**step))
+            scale = (square / (1.0 - second**step)).sqrt_().add_(1e-8)
+            own_part(p).sub_((mean / scale).to(p.dtype), alpha=group["lr"] / (1.0 - first**step))

@@ -22,7 +22,9 @@ const STYLE = `
 .unifusion-board input { background: transparent; color: inherit; font: inherit; height: 26px; box-sizing: border-box;
   border: 1px solid var(--border-color, #4e4e4e); border-radius: 5px; padding: 0 5px; min-width: 0; }
 .unifusion-board input[type="text"] { flex: 1 1 60px; }
-.unifusion-board input[type="number"] { flex: 0 0 62px; width: 62px; }
+.unifusion-board input[type="number"] { flex: 0 0 58px; width: 58px; }
+.unifusion-board .share { display: flex; flex: 0 0 96px; align-items: center; gap: 2px; }
+.unifusion-board .share input { flex: 1 1 0; width: 0; padding: 0 3px; }
 .unifusion-board input[type="checkbox"] { flex: 0 0 16px; width: 16px; accent-color: #3fb8af; }
 .unifusion-board button { flex: 0 0 22px; height: 26px; padding: 0; border: 1px solid var(--border-color, #4e4e4e);
   border-radius: 5px; background: transparent; color: inherit; cursor: pointer; }
@@ -42,6 +44,25 @@ function pictureAddress(node) {
   const parts = path.split("/");
   const query = new URLSearchParams({ filename: parts.pop(), subfolder: parts.join("/"), type: kind ?? "input" });
   return new URL(`../../../view?${query}`, import.meta.url).href;
+}
+
+/** Whether a picture counts during the whole schedule. */
+const whole = (row) => row.start === 0 && row.end === 1;
+
+/** A row as it is kept: the share of the schedule only where it is one. */
+const brief = ({ start, end, ...row }) => (whole({ start, end }) ? row : { ...row, start, end });
+
+/** Names that a prompt may use: of the pictures that reach a node's socket "references". */
+export function namesFor(node, depth = 0) {
+  const link = node?.graph?.links?.get?.(node.inputs?.find((input) => input.name === "references")?.link);
+  const from = link && depth < 20 ? node.graph.getNodeById(link.origin_id) : null;
+  if (!from) return null; // nothing is connected: an @ is an @
+  const before = namesFor(from, depth + 1) ?? [];
+  const own = from.referenceBoard
+    ? from.referenceBoard.rows.filter((row) => row.on && row.strength !== 0).map((row) => row.name)
+    : [from.widgets?.find((widget) => widget.name === "label")?.value];
+  const written = own.filter((name) => typeof name === "string" && name.trim());
+  return [...before, ...written.map((name) => name.trim().replace(/[^\p{L}\p{N}_-]+/gu, "_").toLowerCase())];
 }
 
 class Board {
@@ -87,16 +108,19 @@ class Board {
       name: String(row.name ?? ""),
       strength: Number.isFinite(row.strength) ? row.strength : 1,
       on: row.on !== false,
+      start: Number.isFinite(row.start) ? row.start : 0,
+      end: Number.isFinite(row.end) ? row.end : 1,
     }));
   }
 
   keep(rows) {
     const neutral = rows.every(
-      (row, index) => !row.name && row.strength === 1 && row.on && row.slot === this.connected()[index]?.slot,
+      (row, index) =>
+        !row.name && row.strength === 1 && row.on && whole(row) && row.slot === this.connected()[index]?.slot,
     );
     // Rows of pictures that are unplugged for a while are kept behind the others.
     const away = this.kept.filter((row) => !rows.some((one) => one.slot === row.slot));
-    this.text.value = neutral && !away.length ? "" : JSON.stringify([...rows, ...away]);
+    this.text.value = neutral && !away.length ? "" : JSON.stringify([...rows.map(brief), ...away]);
     this.draw();
     app.graph?.change?.();
   }
@@ -129,12 +153,24 @@ class Board {
       // With references in front of it the picture's number is known only when these have been read.
       return this.row(row, index, rows.length, read ? `${before ? "…" : ""}image ${number}` : "–");
     });
+    this.nameSockets(rows);
     if (!drawn.length) drawn.push(element("p", { textContent: word("boardEmpty") }));
     this.bar.replaceChildren(...drawn);
     const grown = (Math.max(1, rows.length) - Math.max(1, this.shown ?? 1)) * ROW;
     this.shown = rows.length;
     if (grown && !this.configuring) this.node.setSize([this.node.size[0], this.node.size[1] + grown]);
     this.node.setDirtyCanvas?.(true, true);
+  }
+
+  /** Sockets are called what the row, the sheet, the report and the prompt call the picture. */
+  nameSockets(rows) {
+    let number = 0;
+    const names = new Map();
+    for (const row of rows) names.set(row.slot, row.on && row.strength !== 0 ? `image ${(number += 1)}` : word("off"));
+    for (const input of this.node.inputs ?? []) {
+      const socket = SOCKET.exec(input.name);
+      if (socket) input.label = names.get(`image${socket[1]}`) ?? `image ${names.size + 1}`;
+    }
   }
 
   row(row, index, count, number) {
@@ -158,6 +194,18 @@ class Board {
       const wanted = strength.value === "" ? 1 : Number(strength.value);
       this.change(row.slot, { strength: Math.min(10, Math.max(-2, wanted)) });
     };
+    const share = (field, least, most) => {
+      const made = element("input", { type: "number", min: "0", max: "100", step: "5", title: word(field) });
+      made.value = String(Math.round(row[field] * 100));
+      made.dataset.field = field;
+      made.onchange = () => {
+        const wanted = made.value === "" ? least : Number(made.value) / 100;
+        const kept = field === "start" ? Math.min(wanted, row.end - 0.01) : Math.max(wanted, row.start + 0.01);
+        this.change(row.slot, { [field]: Math.min(most, Math.max(0, kept)) });
+      };
+      return made;
+    };
+    const schedule = element("span", { className: "share", title: word("share") }, share("start", 0, 1), "–", share("end", 1, 1), "%");
     const on = element("input", { type: "checkbox", checked: row.on, title: word("on") });
     on.dataset.field = "on";
     on.onchange = () => this.change(row.slot, { on: on.checked });
@@ -177,6 +225,7 @@ class Board {
       element("span", { className: "number", textContent: number }),
       name,
       strength,
+      schedule,
       on,
       step("up", "▲", -1),
       step("down", "▼", 1),

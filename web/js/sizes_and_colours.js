@@ -9,7 +9,7 @@ const SIZES = {
   UniFusionGuider: [340, 180],
   UniFusionVLMEncode: [420, 420],
   UniFusionReference: [340, 240],
-  UniFusionMultiReferenceCombine: [440, 560],
+  UniFusionMultiReferenceCombine: [540, 560],
   UniFusionLayerwiseAttentionPool: [360, 320],
   UniFusionDiTSampler: [340, 280],
   UniFusionInspect: [620, 640],

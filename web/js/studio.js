@@ -32,6 +32,9 @@ const STYLE = `
 .lg-node-widget .unifusion-studio [data-act="more"] { display: none; } /* Vue nodes have a button of their own */
 .unifusion-studio .status.locked { background: #b8860b; color: #fff; }
 .unifusion-studio .status.stale { background: #d2491a; color: #fff; font-weight: bold; }
+.unifusion-studio .picks { align-items: center; }
+.unifusion-studio .picks[hidden] { display: none; }
+.unifusion-studio .picks span { flex: 0 0 auto; opacity: 0.7; }
 .unifusion-studio .panel { height: 150px; overflow: auto; border-radius: 6px; padding: 4px; box-sizing: border-box;
   background: var(--comfy-input-bg, #222); }
 .unifusion-studio .panel[hidden] { display: none; }
@@ -44,6 +47,7 @@ const STYLE = `
 `;
 const PANEL = 154; // its height with the gap
 const CLOSED = 102; // of the bar with both panels closed, margins included
+const PICKS = 30; // height of the row of variations with its gap
 
 class Studio {
   constructor(node) {
@@ -54,6 +58,7 @@ class Studio {
     this.addBar();
     this.watch("edited_text", () => this.edited());
     for (const name of ["prompt", "as_written", "sampling", "system_prompt"]) this.watch(name, () => this.refresh());
+    this.watch("variations", () => this.wantSeveral());
     this.text.serializeValue = () => (this.locked ? this.text.value : "");
     this.text.label = word("text");
     if (this.text.element) this.text.element.placeholder = word("text");
@@ -88,6 +93,12 @@ class Studio {
   get history() {
     const kept = Array.isArray(this.state.history) ? this.state.history : [];
     return kept.filter((entry) => typeof entry?.text === "string");
+  }
+
+  /** What the pictures of the last run were drawn from, when it wrote several texts. */
+  get variations() {
+    const kept = Array.isArray(this.state.variations) ? this.state.variations : [];
+    return kept.filter((entry) => typeof entry?.text === "string").slice(0, 8);
   }
 
   watch(name, act) {
@@ -136,6 +147,7 @@ class Studio {
     this.buttons.again.title = word("againTip");
     this.buttons.asPrompt.title = word("asPromptTip");
     this.status = element("div", { className: "status" });
+    this.picks = element("div", { className: "row picks", hidden: true });
     this.panels = {
       history: element("div", { className: "panel", hidden: true }),
       report: element("div", { className: "panel", hidden: true }, element("pre")),
@@ -145,6 +157,7 @@ class Studio {
       "div",
       { className: "unifusion-studio" },
       this.status,
+      this.picks,
       element("div", { className: "row" }, lock, again, asPrompt),
       element("div", { className: "row" }, history, report, more),
       this.panels.history,
@@ -155,7 +168,7 @@ class Studio {
     const widget = this.node.addDOMWidget("studio", "unifusion_studio", this.bar, { serialize: false, margin: 10 });
     widget.serialize = false;
     widget.computeLayoutSize = undefined; // of a fixed height, so that the two texts share the room that is left
-    widget.computeSize = () => [0, CLOSED + (this.open ? PANEL : 0)];
+    widget.computeSize = () => [0, CLOSED + (this.picks.hidden ? 0 : PICKS) + (this.open ? PANEL : 0)];
     this.barWidget = widget;
   }
 
@@ -166,6 +179,17 @@ class Studio {
     for (const [key, panel] of Object.entries(this.panels)) panel.hidden = key !== opened;
     for (const key of ["history", "report"]) this.buttons[key].setAttribute("aria-expanded", String(key === opened));
     this.node.setSize([this.node.size[0], this.node.size[1] + change]);
+    this.refresh();
+  }
+
+  /** Several texts differ only when they are drawn by chance. */
+  wantSeveral() {
+    const sampling = this.widget("sampling");
+    const several = Number(this.widget("variations")?.value ?? 1) > 1;
+    if (several && !this.configuring && sampling?.value === "greedy" && !this.linked("sampling")) {
+      sampling.value = "sample";
+      sampling.callback?.("sample");
+    }
     this.refresh();
   }
 
@@ -216,25 +240,54 @@ class Studio {
   executed(output) {
     const report = output?.report?.[0];
     if (report !== undefined) this.keep({ report });
-    const text = output?.text?.[0];
-    if (typeof text === "string") {
-      const entry = { text, prompt: output.prompt?.[0] ?? "", seed: output.seed?.[0] ?? 0 };
-      const older = this.history.filter((one) => one.text !== text || one.prompt !== entry.prompt);
-      this.keep({ history: [entry, ...older].slice(0, KEPT) });
+    const texts = (output?.text ?? []).filter((text) => typeof text === "string");
+    if (texts.length) {
+      const prompt = output.prompt?.[0] ?? "";
+      const made = texts.map((text, index) => ({ text, prompt, seed: output.seed?.[index] ?? 0 }));
+      for (const entry of [...made].reverse()) {
+        const older = this.history.filter((one) => one.text !== entry.text || one.prompt !== prompt);
+        this.keep({ history: [entry, ...older].slice(0, KEPT) });
+      }
+      const each = made.map(({ text, seed }, index) => ({ text, seed, report: output.report?.[index] ?? "" }));
+      // A run of one of several, locked, leaves the others to be chosen.
+      const chosen = this.locked && this.variations.some((entry) => entry.text === texts[0]);
+      if (each.length > 1 || !chosen) this.keep({ variations: each.length > 1 ? each : [] });
       // What was locked or typed while the run went on is the creator's; a wildcard is resolved at every run.
       if (!this.locked) {
         const written = this.widget("prompt").value;
-        this.keep({ text, seed: entry.seed, prompt: /[{}]/.test(written) ? written : entry.prompt });
+        const [{ text, seed }] = made;
+        this.keep({ text, seed, prompt: /[{}]/.test(written) ? written : prompt });
         this.show(text);
       }
     }
     this.refresh();
   }
 
+  /** The text of one of the pictures: it is locked, so that the next run draws this one alone. */
+  pick(entry) {
+    this.keep({ report: entry.report || this.state.report });
+    this.goBack({ text: entry.text, seed: entry.seed, prompt: this.state.prompt ?? "" });
+  }
+
+  listPicks() {
+    const { variations } = this;
+    const buttons = variations.map((entry, index) => {
+      const made = element("button", { type: "button", textContent: String(index + 1), onclick: () => this.pick(entry) });
+      made.title = `${word("picture")} ${index + 1} · ${word("seed")} ${entry.seed ?? 0}\n${entry.text}`;
+      made.setAttribute("aria-pressed", String(this.text.value === entry.text));
+      return made;
+    });
+    const hidden = buttons.length < 2;
+    this.picks.replaceChildren(...(hidden ? [] : [element("span", { textContent: word("texts") }), ...buttons]));
+    if (this.picks.hidden === hidden) return;
+    this.picks.hidden = hidden;
+    if (!this.configuring) this.node.setSize([this.node.size[0], this.node.size[1] + (hidden ? -PICKS : PICKS)]);
+  }
+
   /** Outputs come back with a workflow tab; newer texts of the creator stay. */
   restored(output) {
-    const text = output?.text?.[0];
-    if (typeof text === "string" && !this.history.some((entry) => entry.text === text)) this.executed(output);
+    const known = (text) => typeof text !== "string" || this.history.some((entry) => entry.text === text);
+    if (!(output?.text ?? []).every(known)) this.executed(output);
   }
 
   configured(info) {
@@ -275,6 +328,7 @@ class Studio {
     more.textContent = word(this.node.showAdvanced ? "fewer" : "more");
     this.paint(asWritten ? null : stale ? "stale" : locked ? "locked" : null);
 
+    this.listPicks();
     const seed = this.widget("seed");
     if (seed) seed.disabled = this.widget("sampling")?.value === "greedy";
     const own = this.widget("system_prompt")?.value !== "custom" && !this.linked("custom_system_prompt");

@@ -37,11 +37,8 @@ def settings(preset: dict, model=None) -> SamplerPreset:
             )
         return SAMPLER_PRESETS[rows[0].presets[0]]
     if key in SAMPLER_PRESETS:
-        if rows and not any(key in row.presets for row in rows):
-            logging.warning(
-                f"UniFusion: the sampler preset '{key}' belongs to another model than this MODEL ({rows[0].title}). Set "
-                f"preset to 'auto'."
-            )
+        for warning in notes(preset, model):
+            logging.warning(f"UniFusion: {warning}")
         return SAMPLER_PRESETS[key]
     if key != "custom":
         raise ValueError(
@@ -50,6 +47,26 @@ def settings(preset: dict, model=None) -> SamplerPreset:
     return SamplerPreset(
         "custom", preset["steps"], preset["cfg"], preset["sampler"], preset["scheduler"], preset["shift"], preset["mu"]
     )
+
+
+def notes(preset: dict, model) -> list[str]:
+    """What a creator should know of the chosen preset: that it is another model's, or that ``auto`` had a choice."""
+    key = preset.get("preset")
+    rows = rows_of(model) if model is not None else []
+    fitting = list(dict.fromkeys(name for row in rows for name in row.presets))
+    if key == AUTO and len(fitting) > 1:
+        took = SAMPLER_PRESETS[fitting[0]]
+        others = " or ".join(f"'{name}'" for name in fitting[1:])
+        return [
+            f"'auto' draws with '{took.key}': {took.steps} steps, CFG {took.cfg:g}. This MODEL may as well be one for "
+            f"{others}; if it is, choose that preset."
+        ]
+    if key in SAMPLER_PRESETS and fitting and key not in fitting:
+        return [
+            f"The sampler preset '{key}' belongs to another model than this MODEL ({rows[0].title}). Set preset to 'auto', "
+            f"or to '{fitting[0]}'."
+        ]
+    return []
 
 
 def guider(model, positive, negative, *, cfg: float, images_only=None, image_guidance: float = -1.0) -> UniFusionGuider:

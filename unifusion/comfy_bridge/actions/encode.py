@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
-from ...hidden_states import HiddenStates, image_role, take
+from ...conditions import dropped_tokens, encode_segments, selected_tokens, words_of_prompt
+from ...hidden_states import HiddenStates, image_role
 from ...jobs import with_jobs
-from ...messages import chat, remove_control_tokens
+from ...messages import remove_control_tokens
 from ...profiles import PROFILES, WIDTH_MAJOR, Profile, parse_taps, taps_for
 from ...prompt_weights import parse_weights, plain_text
 from ...quoting import quoted
 from ...references import TOKEN, PreparedReference, Reference, from_images, prepare_as
-from ...selection import selection_mask
 from ...system_prompts import AS_PROFILE
 from ..encoders.text_encoder import VLM, encode
 from .reports import budget_lines, foreign_word_lines, kept_line, picture_lines, syntax_lines, weight_lines
@@ -27,7 +27,10 @@ def choose_profile(vlm: VLM, key: str) -> Profile:
     """
     if key != "auto" and key not in PROFILES:
         raise ValueError(f"There is no profile {quoted(key)}; choose one of: auto, {', '.join(PROFILES)}.")
-    return vlm.profile if key == "auto" else PROFILES[key]
+    if key == "auto":
+        return vlm.profile
+    vlm.check_profile(PROFILES[key])
+    return PROFILES[key]
 
 
 def gather(
@@ -52,6 +55,8 @@ def read_prompt(prompt: str, tokenizer) -> tuple[list[tuple[str, float]], list[s
         ValueError: if taking the weights out would leave a control token.
     """
     clean, removed = remove_control_tokens(prompt, tokenizer)
+    spelled = getattr(tokenizer, "spelled", None)  # the miniature's: slips of the fingers are read as meant
+    clean = spelled(clean) if spelled else clean
     pieces = parse_weights(clean)
     if hidden := remove_control_tokens(plain_text(pieces), tokenizer)[1]:
         raise ValueError(f"Without its weights the text would contain the control token '{hidden[0]}'. Remove it.")
@@ -66,15 +71,6 @@ def as_asked(hidden: HiddenStates, references: Sequence[PreparedReference]) -> H
     return with_jobs(hidden._replace(spans=spans), [reference.job for reference in references])
 
 
-def label_texts(references: Sequence[PreparedReference]) -> list[str]:
-    """What stands in front of each picture in the prompt."""
-    return [f"{reference.label}: " if reference.label else "" for reference in references]
-
-
-def _words(prompt: str | Sequence[tuple[str, float]]) -> str:
-    return prompt if isinstance(prompt, str) else plain_text(prompt)
-
-
 def encode_selected(
     vlm: VLM,
     profile: Profile,
@@ -86,27 +82,19 @@ def encode_selected(
     precision: str,
 ) -> tuple[HiddenStates, HiddenStates]:
     """Returns (all tokens, selected tokens); the prompt is text or (text, weight) pieces."""
-    segments = chat(
-        system,
-        prompt,
-        [len(reference.views) for reference in references],
-        label_texts(references),
-        strengths=[reference.strength for reference in references],
-        template=profile.chat,
-    )
     everything, opener = encode(
         vlm,
-        segments,
+        encode_segments(profile, system, prompt, references),
         taps,
         [reference.views for reference in references],
         precision,
         opener=profile.chat.opener,
         pad=True,
-        drop=profile.drop if system == profile.system_for(_words(prompt), bool(references)) else 0,
-        prompt=_words(prompt),
+        drop=dropped_tokens(profile, system, prompt, bool(references)),
+        prompt=words_of_prompt(prompt),
     )
     everything = as_asked(everything, references)
-    return everything, take(everything, selection_mask(everything.roles, selection, opener))
+    return everything, selected_tokens(everything, selection, opener)
 
 
 def empty_prompt(
@@ -154,7 +142,7 @@ def run(
     everything, selected = encode_selected(vlm, known, system, pieces, pictures, layers, chosen, precision)
     negative = empty_prompt(vlm, known, own_system, pictures, layers, chosen, precision)
     lines = [
-        *foreign_word_lines(vlm, plain_text(pieces)),
+        *foreign_word_lines(vlm, prompt),
         *budget_lines(everything, selected, chosen, known, precision),
         *picture_lines(plain_text(pieces), pictures),
         *weight_lines(everything, selected, pieces),

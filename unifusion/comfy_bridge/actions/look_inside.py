@@ -6,7 +6,19 @@ from collections.abc import Sequence
 
 import torch
 
-from ...attribution import Word, find_words, look, parse_silence, relative_change, table, word_attention, words_of
+from ...attribution import (
+    Word,
+    find_words,
+    heed,
+    look,
+    parse_silence,
+    relative_change,
+    silencing_effects,
+    table,
+    verdict,
+    word_attention,
+    words_of,
+)
 from ...hidden_states import HiddenStates, drop_taps
 from ...quoting import quoted
 from ...references import Reference, from_images
@@ -15,6 +27,7 @@ from ..drawers.fusion_model import FusionModel, refiner_bias
 from ..drawers.pooled_context import has_pooling
 
 ALL = "all pages"
+ONE_PAGE, EVERY_PAGE = "one page", "every page"
 VIEWS = (ALL, "layers", "words", "pictures", "tokens")
 
 
@@ -28,6 +41,7 @@ def run(
     view: str = ALL,
     references: Sequence[Reference] | None = None,
     images: dict | None = None,
+    pages: str = EVERY_PAGE,
 ):
     """Returns (pages as one image batch, table, hidden states with the named layers silenced).
 
@@ -35,7 +49,7 @@ def run(
         ValueError: if the states do not belong to the model, or a word or layer is not there.
     """
     if not has_pooling(model):
-        return _without_pooling(hidden, model, silence, view)
+        return _without_pooling(hidden, model, silence, view, pages)
     fusion = FusionModel(model)
     fusion.check(hidden, "inspected")
     silenced = parse_silence(silence, hidden.taps)
@@ -44,26 +58,40 @@ def run(
 
     def read(pooling, states, bias):
         seen = look(pooling, states, bias)
-        return seen, *_heat(pooling, hidden, seen, heat_map, bias)
+        return seen, heed(pooling, seen.summed, hidden.roles, bias), *_heat(pooling, hidden, seen, heat_map, bias)
 
-    seen, values, title = fusion.through_pooling(kept.states, bias, read)
+    seen, parts, values, title = fusion.through_pooling(kept.states, bias, read)
     change = None
     if silenced:
         before = fusion.through_pooling(hidden.states, bias, look)
         change = relative_change(before.pooled, seen.pooled)
     wanted = find_words(hidden, words) or _distinct(words_of(hidden))
-    pages = {
+    effects = silencing_effects(lambda states: fusion.through_pooling(states, bias, _pooled), hidden)
+    said = verdict(parts, effects, hidden.taps)
+    drawn = {
         "layers": lambda: attribution_pages.layers_page(hidden, seen),
         "words": lambda: attribution_pages.words_page(hidden, seen, wanted),
         "pictures": lambda: attribution_pages.pictures_page(hidden, values, title, _pictures(references, images)),
         "tokens": lambda: attribution_pages.tokens_page(hidden),
     }
     attribution_pages = _figures()
-    chosen = pages.values() if view == ALL else [pages[view]]
-    return torch.cat([page() for page in chosen]), table(hidden, seen, change, silenced), kept
+    under = _pictures(references, images)
+    overview = {ALL: lambda: attribution_pages.overview_page(hidden, said, effects, values, title, under)}
+    return _chosen(drawn, view, pages, overview), "\n".join([*said, "", table(hidden, seen, change, silenced)]), kept
 
 
-def _without_pooling(hidden: HiddenStates, model, silence: str, view: str):
+def _chosen(drawn: dict, view: str, pages: str, overview: dict) -> torch.Tensor:
+    """The pages asked for, one below the other in a batch."""
+    if view != ALL:
+        return drawn[view]()
+    return overview[ALL]() if pages == ONE_PAGE else torch.cat([page() for page in drawn.values()])
+
+
+def _pooled(pooling, states, bias) -> torch.Tensor:
+    return pooling(states, mask=None if bias is None else bias[:, None, None, :])
+
+
+def _without_pooling(hidden: HiddenStates, model, silence: str, view: str, pages: str):
     """What there is to see of a MODEL that joins the layers as they are: their size, and the tokens.
 
     Raises:
@@ -75,20 +103,24 @@ def _without_pooling(hidden: HiddenStates, model, silence: str, view: str):
     size = kept.states[0].square().mean(dim=-1).sqrt().cpu()
     share = size / size.sum(dim=1, keepdim=True).clamp_min(1e-20)
     figures = _figures()
-    pages = {"tokens": lambda: figures.tokens_page(hidden)}
+    drawn = {"tokens": lambda: figures.tokens_page(hidden)}
     if len(hidden.taps) > 1:
-        pages = {"layers": lambda: figures.sizes_page(hidden, share), **pages}
-    if view != ALL and view not in pages:
+        drawn = {"layers": lambda: figures.sizes_page(hidden, share), **drawn}
+    if view != ALL and view not in drawn:
         raise ValueError(
             f"The page '{view}' shows Layerwise Attention Pooling, which this MODEL has not. Set view to '{ALL}' or one "
-            f"of: {', '.join(pages)}."
+            f"of: {', '.join(drawn)}."
         )
-    lines = ["share of each layer in the size (RMS) of the tokens handed on:"]
+    strongest = int(share.mean(dim=0).argmax())
+    lines = []
+    if len(hidden.taps) > 1:
+        lines = [f"Layer {hidden.taps[strongest]} gives most: {share.mean(dim=0)[strongest]:.0%} of the size.", ""]
+    lines += ["share of each layer in the size (RMS) of the tokens handed on:"]
     lines += [f"layer {tap}: {part:.1%}" for tap, part in zip(hidden.taps, share.mean(dim=0).tolist())]
     if silenced:
         lines.append(f"silenced: {', '.join(map(str, silenced))}")
-    chosen = pages.values() if view == ALL else [pages[view]]
-    return torch.cat([page() for page in chosen]), "\n".join(lines), kept
+    first = next(iter(drawn.values()))
+    return _chosen(drawn, view, pages, {ALL: first}), "\n".join(lines), kept
 
 
 def _figures():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ...hidden_states import HiddenStates, join
 from ...layer_gains import CUSTOM, OFF, parse_gains, preset_gains
+from ...lora_contract import CONTRACT, contract_lines
 from ...quoting import quoted
 from ..drawers.door import drawer_for
 
@@ -45,6 +46,8 @@ def run(
     else:
         images = drawer.to_conditioning(images_only, "images-only", values, keep_rms)
         lines.append(_describe("images only", images_only, images, drawer))
+    lines += contract_lines(model.get_attachment("lora_metadata"), positive, "LoRA")
+    lines += contract_lines(model.get_attachment(CONTRACT), positive, "model")
     if gain_preset != CUSTOM and gains.strip():
         lines.append(f"gains {quoted(gains.strip())} are not used: set gain_preset to '{CUSTOM}' to use them.")
     if unused:
@@ -61,13 +64,14 @@ def run(
 def _describe(which: str, hidden: HiddenStates, entries: list, drawer) -> str:
     counts = ", ".join(f"{count} {role}" for role, count in hidden.count_by_role().items())
     size = sum(entry[0].numel() * entry[0].element_size() for entry in entries)
-    parts = f" in {len(entries)} parts of the schedule" if len(entries) > 1 else ""
+    timed = int(((hidden.spans != hidden.spans.new_tensor([0.0, 1.0])).any(dim=1) & (hidden.weights != 0)).sum())
     weighted = int(((hidden.weights != 1) & (hidden.weights > 0)).sum())
     subtracted = int((hidden.weights < 0).sum())
     removed = int((hidden.weights == 0).sum())
     notes = (f"; {weighted} weighted" if weighted else "") + (f"; {removed} removed by weight 0" if removed else "")
     notes += f"; {subtracted} subtracted" if subtracted else ""
+    notes += f"; {timed} for a part of the schedule" if timed else ""
     return (
-        f"{which}: {hidden.tokens} tokens ({counts}){notes}, {drawer.note(hidden)}{parts}: "
+        f"{which}: {hidden.tokens} tokens ({counts}){notes}, {drawer.note(hidden)}: "
         f"{hidden.nbytes / 2**20:.1f} MB to {size / 2**20:.2f} MB"
     )

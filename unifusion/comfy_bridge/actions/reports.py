@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ...hidden_states import IMAGE, INSTRUCTION, HiddenStates
-from ...miniature import knows_any, unknown_words
+from ...miniature_words import knows_any, slips, unknown_words
 from ...profiles import Profile
 from ...prompt_weights import HIGHEST, unread_weights
 from ...quoting import quoted
@@ -58,17 +58,23 @@ def weight_lines(everything: HiddenStates, selected: HiddenStates, pieces: Seque
 
 
 def foreign_word_lines(vlm: VLM, prompt: str) -> list[str]:
-    """First lines of a report: words that the miniature, which knows drawn shapes alone, has never seen."""
+    """First lines of a report: words that the miniature, which knows drawn shapes alone, has never seen.
+
+    Args:
+        prompt: as the creator typed it.
+    """
     if vlm.profile.key != "miniature":
         return []
     folder = vlm.tokenizer.name_or_path
     words = unknown_words(prompt, folder)
+    meant = [f"'{word}' as '{other}'" for word, other in slips(prompt, folder).items()]
+    read = [f"Read {', '.join(meant[:_MOST_SHOWN])}{', ...' if len(meant) > _MOST_SHOWN else ''}."] if meant else []
     if not words:
-        return []
+        return read
     line = f"This model draws coloured shapes. Not known: {', '.join(words)}."
     if not knows_any(prompt, folder):
         line += " Nothing here is known to it, so what it draws is its own choice."
-    return [line]
+    return [line, *read]
 
 
 def budget_lines(

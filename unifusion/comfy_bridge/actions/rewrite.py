@@ -9,19 +9,30 @@ from typing import NamedTuple
 import torch
 
 from ...chat_templates import QWEN, Template
+from ...conditions import label_texts
 from ...hidden_states import GENERATED, IMAGE, HiddenStates, make_hidden_states, take
+from ...json_caption import checked, values
+from ...letters import script_of
 from ...limits import check_tokens
 from ...messages import Segment, chat, remove_control_tokens
 from ...miniature import broken_caption
 from ...profiles import LAP, Profile, parse_taps, taps_for
 from ...prompt_weights import plain_text
 from ...quoting import quoted
-from ...references import TOKEN, PreparedReference, Reference
+from ...references import PreparedReference, Reference
 from ...selection import ENCODE_AGAIN, REWRITE_SELECTIONS, selection_mask
-from ...system_prompts import AS_PROFILE, CUSTOM, SYSTEM_PROMPTS, system_prompt_for
-from ...verifi import Decoding, count_words, room_to_write, what_is_broken, what_is_wrong
+from ...system_prompts import (
+    AS_PROFILE,
+    CUSTOM,
+    JSON_CAPTIONS,
+    SAME_LANGUAGE,
+    SYSTEM_PROMPTS,
+    asks_for,
+    system_prompt_for,
+)
+from ...verifi import Decoding, check_variations, count_words, room_to_write, seeds_of, what_is_broken, what_is_wrong
 from ..encoders.kept import KeptStates, states_key
-from ..encoders.text_encoder import VLM, encode
+from ..encoders.text_encoder import VLM, LaidOut, encode
 from ..encoders.writing import AT_LIMIT, ENDED, Decoded, check_can_write, decode, precision_for
 from .encode import (
     as_asked,
@@ -29,7 +40,6 @@ from .encode import (
     empty_prompt,
     encode_selected,
     gather,
-    label_texts,
     read_prompt,
 )
 from .reports import budget_lines, foreign_word_lines, kept_line, picture_lines, syntax_lines, weight_lines
@@ -92,18 +102,21 @@ def write(
     selection: str,
     settings: Decoding,
     precision: str,
-) -> Written:
-    """Decode the rewrite with the states of the same pass, or take what was kept of the same one.
+    seeds: Sequence[int] | None = None,
+) -> list[Written]:
+    """Decode one rewrite for each seed with the states of the same pass, or take what was kept of the same one.
 
     Raises:
         ValueError: if nothing can be written within the window.
     """
     tokens = vlm.tokenize(request.segments([(prefill, 1.0)] if prefill else ()), opener=request.template.opener)
-    read = len(tokens.ids) + sum(view.shape[1] * view.shape[2] // TOKEN**2 for views in request.views for view in views)
+    side = vlm.token_side
+    read = len(tokens.ids) + sum(view.shape[1] * view.shape[2] // side**2 for views in request.views for view in views)
     check_tokens(read, vlm.decoder.config.max_position_embeddings, vlm.name)
+    seeds = seeds or [settings.seed]
     tapped = () if selection == ENCODE_AGAIN else taps
     around = _tokens_around(vlm, profile, request) if selection == ENCODE_AGAIN else 0
-    seconds = 0.0
+    seconds = [0.0] * len(seeds)
 
     def limit(sizes: Sequence[int]) -> int:
         return room_to_write(
@@ -116,21 +129,41 @@ def write(
             profile.title,
         )
 
-    def compute() -> KeptStates:
-        nonlocal seconds
-        vlm.load(read + settings.max_length, len(taps), precision)
+    def compute(missing: Sequence[int]) -> list[KeptStates]:
+        vlm.load(read + settings.max_length, len(taps), precision, rows=len(missing))
         embedded = vlm.embed(tokens, request.views)
         most = limit(embedded.sizes)
-        decoded = decode(vlm, embedded, tapped, settings, most, precision)
-        seconds = decoded.seconds
-        states = None if decoded.states is None else decoded.states.cpu()
-        ended = decoded.ending == ENDED
-        return KeptStates(states, embedded.sizes, embedded.grids, tuple(decoded.ids), ended, most)
+        made = []
+        texts = decode(vlm, embedded, tapped, settings, most, precision, [seeds[index] for index in missing])
+        for index, decoded in zip(missing, texts, strict=True):
+            seconds[index] = decoded.seconds
+            states = None if decoded.states is None else decoded.states.cpu()
+            ended = decoded.ending == ENDED
+            made.append(KeptStates(states, embedded.sizes, embedded.grids, tuple(decoded.ids), ended, most))
+        return made
 
-    key = states_key(vlm, tokens.ids, request.views, tapped, precision, settings.what_counts())
-    kept = vlm.kept(key, compute, serves=lambda found: found.serves(limit(found.sizes)))
+    keys = [
+        states_key(vlm, tokens.ids, request.views, tapped, precision, replace(settings, seed=seed).what_counts())
+        for seed in seeds
+    ]
+    found = vlm.kept_of_several(keys, compute, serves=lambda kept: kept.serves(limit(kept.sizes)))
+    return [
+        _written(vlm, request, prefill, kept, vlm.lay_out(tokens, kept.sizes), taps, spent)
+        for kept, spent in zip(found, seconds, strict=True)
+    ]
+
+
+def _written(
+    vlm: VLM,
+    request: Request,
+    prefill: str,
+    kept: KeptStates,
+    laid: LaidOut,
+    taps: tuple[int, ...],
+    seconds: float,
+) -> Written:
+    """What was decoded, as text and hidden states."""
     decoded = Decoded(list(kept.written), kept.handed_out(), seconds, ENDED if kept.ended else AT_LIMIT)
-    laid = vlm.lay_out(tokens, kept.sizes)
     raw = vlm.bytes_of(decoded.ids)
     # A text cut inside a character must not leave half of it behind.
     text = prefill + b"".join(raw).decode("utf-8", "ignore")
@@ -163,9 +196,11 @@ def _tokens_around(vlm: VLM, profile: Profile, request: Request) -> int:
 
 
 def _broken(vlm: VLM, profile: Profile, request: Request, prefill: str, written: Written) -> str | None:
-    """What is broken in a text; the miniature's has a form of its own."""
+    """What is broken in a text; the miniature's and a JSON caption have a form of their own."""
     ended = written.decoded.ending == ENDED
     problem = what_is_broken(written.text, ended)
+    if not problem and asks_for(request.system, JSON_CAPTIONS):
+        return checked(written.text).problem
     if problem or profile.key != "miniature" or request.system != SYSTEM_PROMPTS[profile.rewrite_system] or prefill:
         return problem
     return broken_caption(written.text, ended)
@@ -180,28 +215,61 @@ def _write_whole(
     selection: str,
     settings: Decoding,
     precision: str,
-) -> tuple[Written, list[str]]:
-    """Writes; a text that broke is written once more with sampling.
+    seeds: Sequence[int],
+) -> list[tuple[Written, list[str]]]:
+    """Writes one text for each seed; those that broke are written once more with sampling.
 
     Returns:
-        (the text, lines for the report)
+        For each seed (the text, lines for the report).
     """
-    first = write(vlm, profile, request, prefill, taps, selection, settings, precision)
-    lines = [_speed_line(first.decoded, settings, profile)]
-    problem = _broken(vlm, profile, request, prefill, first)
-    if problem is None:
-        return first, lines
-    again = replace(settings, sample=True, temperature=AGAIN_TEMPERATURE, seed=settings.seed + 1)
-    second = write(vlm, profile, request, prefill, taps, selection, again, precision)
-    still = _broken(vlm, profile, request, prefill, second)
-    if still is None and what_is_wrong(second.text[len(prefill) :]) is None:
-        lines.append(f"The text {problem}, so it was written once more with sampling (seed {again.seed}).")
-        return second, [*lines, _speed_line(second.decoded, again, profile)]
-    lines.append(
-        f"Warning: the text {problem}, and so did a second one with sampling. Another seed, a shorter prompt or "
-        f"edited_text helps."
-    )
-    return first, lines
+    request_of = (vlm, profile, request, prefill, taps, selection)
+    first = write(*request_of, settings, precision, seeds)
+    problems = [_broken(vlm, profile, request, prefill, text) for text in first]
+    broken = [index for index, problem in enumerate(problems) if problem is not None]
+    lines = [[_speed_line(text.decoded, settings, profile)] for text in first]
+    if not broken:
+        return list(zip(first, lines))
+    again = replace(settings, sample=True, temperature=AGAIN_TEMPERATURE)
+    second = write(*request_of, again, precision, [_next(seeds[index]) for index in broken])
+    for index, text in zip(broken, second, strict=True):
+        still = _broken(vlm, profile, request, prefill, text)
+        if still is None and what_is_wrong(text.text[len(prefill) :]) is None:
+            lines[index] += [
+                f"The text {problems[index]}, so it was written once more with sampling (seed {_next(seeds[index])}).",
+                _speed_line(text.decoded, again, profile),
+            ]
+            first[index] = text
+        else:
+            lines[index].append(
+                f"Warning: the text {problems[index]}, and so did a second one with sampling. Another seed, a shorter "
+                f"prompt or edited_text helps."
+            )
+    return list(zip(first, lines))
+
+
+def _next(seed: int) -> int:
+    return seeds_of(seed, 2)[1]
+
+
+def _in_its_form(system: str, prompt: str, text: str) -> tuple[str, list[str]]:
+    """A text in the form that its system prompt asks for, as far as that can be had, and lines for the report."""
+    lines, words = [], text
+    if asks_for(system, JSON_CAPTIONS):
+        caption = checked(text)
+        lines += caption.notes
+        if caption.problem:
+            lines.append(
+                f"Warning: the text {caption.problem}; another seed, a higher max_length or edited_text helps."
+            )
+        else:
+            text, words = caption.text, values(caption.text)
+    asked, written = script_of(prompt), script_of(words)
+    if asks_for(system, SAME_LANGUAGE) and asked and written and asked != written:
+        lines.append(
+            f"Warning: the prompt is written in {asked} letters, the text in {written} ones, though the language of the "
+            f"prompt was asked for. Another seed, or first words in prefill, often help."
+        )
+    return text, lines
 
 
 def read_given(
@@ -235,7 +303,27 @@ def _settings(sampling: dict, seed: int, min_length: int, max_length: int) -> De
     return Decoding(sample=mode == "sample", seed=seed, min_length=min_length, max_length=max_length, **drawn)
 
 
-def run(
+class Rewrite(NamedTuple):
+    """One of the node's results.
+
+    Attributes:
+        hidden_states, negative: what conditions the picture.
+        text: what was written.
+        report: how.
+    """
+
+    hidden_states: HiddenStates
+    negative: HiddenStates
+    text: str
+    report: str
+
+
+def run(clip, prompt: str, **asked) -> Rewrite:
+    """One rewrite; arguments of :func:`run_variations`."""
+    return run_variations(clip, prompt, **asked)[0]
+
+
+def run_variations(
     clip,
     prompt: str,
     *,
@@ -253,12 +341,13 @@ def run(
     taps: str = "",
     references: Sequence[Reference] | None = None,
     images: dict | None = None,
-) -> tuple[HiddenStates, HiddenStates, str, str]:
-    """Returns (hidden states, negative, rewritten text, report).
+    variations: int = 1,
+) -> list[Rewrite]:
+    """One rewrite for each of the seeds ``seed``, ``seed + 1``, ...; one alone if the text is given.
 
     Raises:
         ValueError: for an encoder that cannot write, nothing to rewrite, control tokens in the first words, lengths
-            out of range, or pictures that leave no room.
+            out of range, several variations without sampling, or pictures that leave no room.
     """
     vlm = VLM(clip)
     check_can_write(vlm)
@@ -290,53 +379,74 @@ def run(
             "or connect a picture."
         )
 
-    lines, hidden = [], None
+    answers: list[tuple[Pieces, Written | None, list[str]]] = []
     if has_text:
-        answer = edited
-        lines.append("The edited text was used: nothing was written, one pass.")
+        only = " One picture is drawn, not several: unlock the text for variations." if variations > 1 else ""
+        about = [f"The edited text was used: nothing was written, one pass.{only}"]
+        if asks_for(system, JSON_CAPTIONS) and (problem := checked(plain_text(edited)).problem):
+            about.append(f"Warning: the edited text {problem}, which {known.title} was trained with.")
+        answers.append((edited, None, about))
     else:
-        written, about = _write_whole(vlm, known, request, prefill, layers, chosen, settings, precision)
-        answer, hidden = [(written.text, 1.0)], written.hidden
-        lines += about
-        if problem := what_is_wrong(written.text[len(prefill) :]) or what_is_wrong(written.text):
-            answer, hidden = instruction, None
-            lines.append(
-                f"Warning: the model {problem}. The original prompt was used as instruction and text instead. "
-                f"First words given in prefill, another system prompt or another seed often help."
-            )
-    text = plain_text(answer)
-    if chosen == ENCODE_AGAIN:
-        asked, selecting = "", known.encode_selection
-        again = known.system_for(text, bool(request.pictures))
-        everything, selected = encode_selected(
-            vlm, known, again, answer, request.pictures, layers, selecting, precision
-        )
-        selected = selected._replace(prompt=request.prompt, text=text)
-    else:
-        asked, selecting = system, chosen
-        everything, opener = (
-            (hidden, written.opener) if hidden is not None else read_given(vlm, request, answer, layers, precision)
-        )
-        selected = take(everything, selection_mask(everything.roles, selecting, opener))
-    if known.combination != LAP:  # these models know one negative: the empty prompt as their own encode reads it
-        asked, selecting = "", known.encode_selection
-    negative = empty_prompt(vlm, known, asked, request.pictures, layers, selecting, precision)
+        check_variations(variations, sampling.get("sampling"))
+        seeds = seeds_of(seed, variations)
+        for written, about in _write_whole(vlm, known, request, prefill, layers, chosen, settings, precision, seeds):
+            if problem := what_is_wrong(written.text[len(prefill) :]) or what_is_wrong(written.text):
+                about.append(
+                    f"Warning: the model {problem}. The original prompt was used as instruction and text instead. "
+                    f"First words given in prefill, another system prompt or another seed often help."
+                )
+                answers.append((instruction, None, about))
+                continue
+            formed, notes = _in_its_form(system, request.prompt, written.text)
+            about += notes
+            answers.append(([(formed, 1.0)], written if formed == written.text else None, about))
 
-    lines = [
-        *foreign_word_lines(vlm, request.prompt),
-        f"VERIFI: {count_words(request.prompt)} words in, {count_words(text)} words out",
-        *lines,
-        *budget_lines(everything, selected, chosen, known, precision),
-        *picture_lines(request.prompt, request.pictures),
-        *weight_lines(everything, selected, [*instruction, *edited]),
-        *syntax_lines(request.prompt),
-        kept_line(vlm),
-    ]
+    ends = syntax_lines(request.prompt)
     if system_prompt != CUSTOM and custom_system_prompt.strip():
-        lines.append("custom_system_prompt is not used: set system_prompt to 'custom' to use it.")
+        ends.append("custom_system_prompt is not used: set system_prompt to 'custom' to use it.")
     if removed:
-        lines.append(f"Removed control tokens from the text: {', '.join(sorted(removed))}.")
-    return selected, negative, text, "\n".join(lines)
+        ends.append(f"Removed control tokens from the text: {', '.join(sorted(removed))}.")
+    # These models know one negative: the empty prompt as their own encode reads it.
+    plain = chosen == ENCODE_AGAIN or known.combination != LAP
+    negative = empty_prompt(
+        vlm,
+        known,
+        "" if plain else system,
+        request.pictures,
+        layers,
+        known.encode_selection if plain else chosen,
+        precision,
+    )
+    if len(answers) > 1 and len({plain_text(answer) for answer, _, _ in answers}) == 1:
+        ends.append("All variations say the same: a higher temperature, a lower min_p or a vaguer prompt parts them.")
+    made = []
+    for answer, written, about in answers:
+        text = plain_text(answer)
+        if chosen == ENCODE_AGAIN:
+            again = known.system_for(text, bool(request.pictures))
+            everything, selected = encode_selected(
+                vlm, known, again, answer, request.pictures, layers, known.encode_selection, precision
+            )
+            selected = selected._replace(prompt=request.prompt, text=text)
+        else:
+            everything, opener = (
+                (written.hidden, written.opener)
+                if written is not None
+                else read_given(vlm, request, answer, layers, precision)
+            )
+            selected = take(everything, selection_mask(everything.roles, chosen, opener))
+        report = [
+            *foreign_word_lines(vlm, prompt),
+            f"VERIFI: {count_words(request.prompt)} words in, {count_words(text)} words out",
+            *about,
+            *budget_lines(everything, selected, chosen, known, precision),
+            *picture_lines(request.prompt, request.pictures),
+            *weight_lines(everything, selected, [*instruction, *edited]),
+            *ends,
+            kept_line(vlm),
+        ]
+        made.append(Rewrite(selected, negative, text, "\n".join(report)))
+    return made
 
 
 def _speed_line(decoded: Decoded, settings: Decoding, profile: Profile) -> str:

@@ -31,17 +31,20 @@ from ...stored import (
     write,
 )
 from ..drawers import token_features
-from ..drawers.conditioning import ABOUT, no_negative
+from ..drawers.conditioning import ABOUT, STOCK_ABOUT, no_negative
 from ..drawers.conditioning import about as about_states
 from ..drawers.door import accepting, drawer_for
 from ..drawers.fusion_model import FusionModel
 from ..drawers.pooled_context import accepting_pooled
 from ..drawers.token_bias import check_takes_weights
+from ..drawers.weighed_tokens import WeighedTokens, from_columns
 
 LISTING_SECONDS = 2.0  # files that are not looked at in this time are listed the next time
 PREFIX_LIMIT = 4096  # characters, as long as a path may be
 LISTING_BYTES = 256 * 2**20
 _WORK = 1.5  # memory of loading, as a multiple of the file
+_ABOUTS = (ABOUT, STOCK_ABOUT)
+_COLUMNS = "unifusion_columns"  # in files: weights and schedule stand behind the numbers of every token
 _PLAIN = {HIDDEN_STATES: "hidden states", CONDITIONING: "conditioning"}
 
 
@@ -81,9 +84,11 @@ def save(positive, negative, prefix: str, prompt: dict | None, extra: dict | Non
     else:
         graph, odd = _graph(prompt, extra)
         notes += odd
-    encoded = encode(stored, graph)
+    encoded = encode(_with_columns(stored), graph)
     if damaged := _damaged_about(stored):
-        raise ValueError(f"The {damaged} conditioning cannot be saved: another node has changed its '{ABOUT}'.")
+        raise ValueError(
+            f"The {damaged} conditioning cannot be saved: another node has changed what it says of itself."
+        )
     if stored.kind == HIDDEN_STATES and (odd := _odd_masks(stored)):
         raise ValueError(f"These hidden states cannot be saved: {odd}. Make regions with the Region node.")
     if encoded.graph_left_out:
@@ -136,6 +141,25 @@ def _graph(prompt: object, extra: object) -> tuple[dict[str, str], list[str]]:
     return graph, notes
 
 
+def _with_columns(stored: Stored) -> Stored:
+    """The same content with what travels beside a tensor as columns of it."""
+    if stored.kind == HIDDEN_STATES:
+        return stored
+
+    def plain(entry):
+        match entry:
+            case [WeighedTokens() as tensor, {**options}]:
+                return [tensor.columns(), {**options, _COLUMNS: True}]
+        return entry
+
+    return stored._replace(
+        **{
+            branch: [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+            for branch, value in branches(stored)
+        }
+    )
+
+
 def _without_texts(stored: Stored) -> Stored:
     """The same content without a word of the creator or of the model."""
 
@@ -148,8 +172,9 @@ def _without_texts(stored: Stored) -> Stored:
 
     def bare_entry(entry):
         match entry:
-            case [tensor, {**options}] if isinstance(options.get(ABOUT), dict):
-                return [tensor, {**options, ABOUT: {**options[ABOUT], "prompt": "", "text": ""}}]
+            case [tensor, {**options}]:
+                told = {key: options[key] for key in _ABOUTS if isinstance(options.get(key), dict)}
+                return [tensor, {**options, **{key: {**told[key], "prompt": "", "text": ""} for key in told}}]
         return entry
 
     return stored._replace(**{branch: bare(value) for branch, value in branches(stored)})
@@ -265,7 +290,8 @@ def load(name: str, model):
     _check_memory(path)
     stored = read(path)
     if damaged := _damaged_about(stored):
-        raise ValueError(f"{quoted(path.name)} cannot be loaded: what it says of its {damaged} ('{ABOUT}') is damaged.")
+        branch, key = damaged
+        raise ValueError(f"{quoted(path.name)} cannot be loaded: what it says of its {branch} ('{key}') is damaged.")
     report = whole_letters("\n".join([name, *_describe(stored)]))
     nothing = ExecutionBlocker(f"{quoted(name)} holds {_PLAIN[stored.kind]}; use those outputs of Load Conditioning.")
     if stored.kind == HIDDEN_STATES:
@@ -302,6 +328,9 @@ def upgrade(entry: list) -> list:
     0.1.0 kept the weights of pooled tokens as logarithms in one further column, or none, and tuples as lists.
     """
     tensor, options = entry
+    if options.get(_COLUMNS) is True:
+        tensor = from_columns(tensor)
+        options = {key: value for key, value in options.items() if key != _COLUMNS}
     if ABOUT in options:
         tensor = token_features.upgraded(tensor, options[ABOUT]["width"])
     if isinstance(options.get("area"), list):
@@ -357,14 +386,16 @@ def _no_model():
     return ExecutionBlocker("Load Conditioning has no MODEL to hand on; connect the drawing model to it.")
 
 
-def _damaged_about(stored: Stored) -> str:
-    """The branch with a description that is not as :func:`drawers.conditioning.about` makes it, or ``""``."""
+def _damaged_about(stored: Stored) -> tuple[str, str] | None:
+    """Branch and name of a description that is not as :func:`drawers.conditioning.about` makes it, or None."""
     if stored.kind == HIDDEN_STATES:
-        return ""
+        return None
     for branch, entries in branches(stored):
-        if any(ABOUT in options and not _is_about(options[ABOUT]) for _, options in entries):
-            return branch
-    return ""
+        for _, options in entries:
+            for key in _ABOUTS:
+                if key in options and not _is_about(options[key]):
+                    return branch, key
+    return None
 
 
 def _is_about(about: object) -> bool:
@@ -388,7 +419,7 @@ def _describe(stored: Stored) -> list[str]:
         if stored.kind == HIDDEN_STATES:
             abouts: list[dict | None] = [about_states(value)]
         else:
-            abouts = [options.get(ABOUT) for _, options in value]
+            abouts = [options.get(ABOUT) or options.get(STOCK_ABOUT) for _, options in value]
         told = []
         for number, about in enumerate(abouts):
             if about is None:

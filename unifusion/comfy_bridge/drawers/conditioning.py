@@ -10,6 +10,7 @@ from .fusion_model import FusionModel
 from .pooling_weights import ABOUT, POOLED_BY, fingerprint
 
 MISSING_NEGATIVE = "unifusion_missing_negative"
+STOCK_ABOUT = "unifusion_encoded"  # what conditioning remembers of its hidden states; not pooled, so not ``ABOUT``
 
 
 def about(hidden: HiddenStates) -> dict:
@@ -25,7 +26,8 @@ def about(hidden: HiddenStates) -> dict:
 
 
 def _entry(model: FusionModel, hidden: HiddenStates, tensor: torch.Tensor) -> list:
-    return [tensor, {"pooled_output": None, ABOUT: {**about(hidden), POOLED_BY: fingerprint(model.patcher)}}]
+    known = {**about(hidden), "width": model.width, POOLED_BY: fingerprint(model.patcher)}
+    return [tensor, {"pooled_output": None, ABOUT: known}]
 
 
 def schedule_pieces(hidden: HiddenStates) -> list[tuple[float, float, torch.Tensor]]:
@@ -39,6 +41,19 @@ def schedule_pieces(hidden: HiddenStates) -> list[tuple[float, float, torch.Tens
         else:
             pieces.append((start, end, keep))
     return pieces
+
+
+def check_some_left(keep: torch.Tensor, which: str, start: float, end: float) -> None:
+    """Refuse a part of the schedule without a token.
+
+    Raises:
+        ValueError: naming the part.
+    """
+    if not keep.any():
+        raise ValueError(
+            f"No token of the {which} hidden states is left between {start:.0%} and {end:.0%} of the "
+            f"schedule: every weight is 0 or outside its range. Raise a weight or widen a range."
+        )
 
 
 def groups(hidden: HiddenStates, keep: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
@@ -64,11 +79,7 @@ def to_conditioning(model: FusionModel, hidden: HiddenStates, which: str, gains:
     model.check(hidden, which)
     parts = []
     for start, end, keep in schedule_pieces(hidden):
-        if not keep.any():
-            raise ValueError(
-                f"No token of the {which} hidden states is left between {start:.0%} and {end:.0%} of the "
-                f"schedule: every weight is 0 or outside its range. Raise a weight or widen a range."
-            )
+        check_some_left(keep, which, start, end)
         for number, here in groups(hidden, keep):
             part = hidden if here.all() else take(hidden, here)
             mask = hidden.masks[number - 1] if number else None

@@ -33,4 +33,4 @@ def accepting(model):
     if has_pooling(model):
         return accepting_pooled(model)
     rows = rows_of(model)
-    return accepting_weights(model, rows[0], features_of(model)) if rows else model
+    return accepting_weights(model, rows[0]) if rows else model

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import comfy.model_management
+import comfy.ops
 import torch
 
 from ...hidden_states import HiddenStates
 from ...layer_gains import apply_gains
 from .token_bias import check_takes_weights
 
+INPUT = "input"  # name of the projection in front of the pooling, in the file: txtfusion.input.weight
 # Work memory of pooling, as multiples of the layer stack: block input, q, k, v, gate, and the SwiGLU's two halves.
 _WORK = 12
 
@@ -18,6 +20,28 @@ _WORK = 12
 def refiner_bias(hidden: HiddenStates) -> torch.Tensor | None:
     """``(1, tokens)`` float32, log(w) on each token's key in the refiner, -inf at and below 0; None if all weights are 1."""
     return hidden.weights.clamp_min(0).log()[None] if (hidden.weights != 1).any() else None
+
+
+def input_projection(pooling: torch.nn.Module) -> torch.nn.Linear | None:
+    """The layer in front of the pooling, of models whose encoder has a width that the pooling's heads do not divide."""
+    return getattr(pooling, INPUT, None)
+
+
+def attach_input_projection(model, weight: torch.Tensor) -> None:
+    """Put the layer that stock loaders do not know in front of a MODEL's pooling, under the same patcher.
+
+    Args:
+        model: a MODEL as the stock loader made it.
+        weight: ``(width of the pooling, width of the hidden states)``.
+    """
+    layer = comfy.ops.manual_cast.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    known = model.model.diffusion_model.txtfusion.projector.weight
+    layer.weight = torch.nn.Parameter(weight.to(known.dtype), requires_grad=False)
+    layer.weight_comfy_model_dtype = known.dtype
+    layer.bias = None
+    model.model.diffusion_model.txtfusion.add_module(INPUT, layer)
+    model.size = 0
+    model.model_size()  # counted again, with it
 
 
 class FusionModel:
@@ -43,15 +67,23 @@ class FusionModel:
 
     @property
     def width(self) -> int:
+        """Width of one pooled token."""
         return self.network.txtdim
+
+    @property
+    def states_width(self) -> int:
+        """Width of the hidden states: of the pooling, or of the projection in front of it."""
+        projection = input_projection(self.network.txtfusion)
+        return self.width if projection is None else projection.in_features
 
     def check(self, hidden: HiddenStates, which: str) -> None:
         """Refuse hidden states this model was not trained with, and values that would turn the picture black."""
-        if hidden.width != self.width or len(hidden.taps) != self.taps:
+        if hidden.width != self.states_width or len(hidden.taps) != self.taps:
             raise ValueError(
                 f"The {which} hidden states have {len(hidden.taps)} taps of width {hidden.width} (from {hidden.vlm}), "
-                f"but this MODEL pools {self.taps} taps of width {self.width}. Load the text encoder that belongs to "
-                f"the MODEL: Qwen3-VL-4B with CLIPLoader type 'krea2' for Krea 2, or the miniature's own CLIP."
+                f"but this MODEL pools {self.taps} taps of width {self.states_width}. Load the text encoder that belongs "
+                f"to the MODEL: Qwen3-VL-4B with CLIPLoader type 'krea2' for Krea 2, or the CLIP that Load UniFusion "
+                f"Model hands out beside it."
             )
         if not torch.isfinite(hidden.states).all():
             raise ValueError(
@@ -102,7 +134,8 @@ class FusionModel:
         """Bring the MODEL to its device and let ``read(pooling, states, bias)`` work with its pooling.
 
         Args:
-            states: ``(batch, tokens, taps, width)``; given to ``read`` in the model's compute dtype, on its device.
+            states: ``(batch, tokens, taps, width)``; given to ``read`` in the model's compute dtype, on its device, behind
+                the input projection where there is one.
             bias: ``(batch, tokens)`` on each token's key in the refiner, or None.
             read: what to do with the pooling; its result is returned.
         """
@@ -112,4 +145,6 @@ class FusionModel:
         if bias is not None:
             bias = bias.to(device=device, dtype=dtype)
         with comfy.model_management.cuda_device_context(device):
-            return read(self.network.txtfusion, states.to(device=device, dtype=dtype), bias)
+            states = states.to(device=device, dtype=dtype)
+            projection = input_projection(self.network.txtfusion)
+            return read(self.network.txtfusion, states if projection is None else projection(states), bias)

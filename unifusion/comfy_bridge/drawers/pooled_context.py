@@ -15,7 +15,7 @@ from comfy.patcher_extension import WrappersMP
 from . import token_features
 from .pooling_weights import check_same_weights
 from .regions import RegionBias
-from .token_bias import Watch, check_takes_weights, with_token_weights
+from .token_bias import Placed, Watch, check_takes_weights, with_token_weights
 
 WRAPPER = "unifusion_pooled_context"
 # A step exactly on the edge of two parts belongs to the later one; edges are moved by less than the distance of steps.
@@ -23,12 +23,14 @@ _BEFORE_EDGE = 1e-5
 
 
 class _Ready(NamedTuple):
-    """Context of one call: tokens that count at this step, their weights ``(batch, tokens)`` or None if all are 1, and
-    the numbers of their regions ``(batch, tokens)`` or None if all count everywhere."""
+    """Context of one call: tokens that count at this step, their weights ``(batch, tokens)`` or None if all are 1, the
+    numbers of their regions ``(batch, tokens)`` or None if all count everywhere, and which tokens of all they are
+    ``(all tokens,)`` or None if none was dropped."""
 
     tokens: torch.Tensor
     weights: torch.Tensor | None
     regions: torch.Tensor | None = None
+    kept: torch.Tensor | None = None
 
 
 def has_pooling(model) -> bool:
@@ -47,6 +49,7 @@ def accepting_pooled(model):
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER, check_run)
     weighed = WeighedContext()
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER, weighed.watch.new_run)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER, weighed.placed.run)
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER, weighed)
     clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, WRAPPER, pooled_context)
     return clone
@@ -84,6 +87,7 @@ class WeighedContext:
 
     def __init__(self):
         self.watch = Watch()
+        self.placed = Placed()
 
     def __call__(
         self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
@@ -95,15 +99,19 @@ class WeighedContext:
         if not pooled or c_crossattn.shape[-1] != network.txtdim + token_features.FEATURES:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         carried = token_features.split(c_crossattn, network.txtdim)
-        tokens, weights, regions = at_this_step(carried, t, base.model_sampling)
+        tokens, weights, regions, _ = at_this_step(carried, t, base.model_sampling)
         if weights is None and regions is None:
             return executor(x, t, c_concat, tokens, control, options, **kwargs)
         check_takes_weights(network)  # a file saved by a newer ComfyUI may hold weights
+        weights = torch.ones(tokens.shape[:2]) if weights is None else weights
         places = None
-        if regions is not None:
-            places = RegionBias(regions, carried.masks, tuple(-(-side // network.patch) for side in x.shape[-2:]))
-        weights = tokens.new_ones(tokens.shape[:2], dtype=torch.float32) if weights is None else weights
-        options, carrier = with_token_weights(options, weights, places)
+        if regions is None:
+            placed = self.placed.of(weights)
+        else:
+            grid = tuple(-(-side // network.patch) for side in x.shape[-2:])
+            placed = self.placed.of(weights, regions, *carried.masks, grid=grid)
+            places = placed.setdefault("places", RegionBias(regions, carried.masks, grid))
+        options, carrier = with_token_weights(options, weights, places, placed)
         out = executor(x, t, c_concat, tokens, control, options, **kwargs)
         self.watch.look(carrier, len(network.blocks), network)
         return out
@@ -120,24 +128,25 @@ def at_this_step(carried: token_features.Carried, sigma: torch.Tensor, model_sam
     Raises:
         ValueError: if none counts.
     """
-    tokens, weights, regions = carried.tokens, carried.weights, carried.regions
+    tokens, weights, regions, kept = carried.tokens, carried.weights, carried.regions, None
     if carried.scheduled or carried.is_mask.any():
-        active = _active(carried.spans, float(sigma.max()), model_sampling).to(tokens.device) & ~carried.is_mask
+        active = _active(carried.spans, float(sigma.max()), model_sampling) & ~carried.is_mask
         if not active.any(dim=1).all():
             raise ValueError(
                 "No token of the conditioning counts at this step: the references' parts of the schedule leave a gap. "
                 "Widen a start or an end."
             )
         if (active == active[:1]).all():  # every row drops the same tokens: they are as if they had never been there
-            tokens, weights, regions = tokens[:, active[0]], weights[:, active[0]], regions[:, active[0]]
+            index = active[0].nonzero().squeeze(1)
+            kept = None if active.all() else active[0]
+            tokens, weights, regions = tokens[:, index.to(tokens.device)], weights[:, index], regions[:, index]
         else:
-            weights = weights.masked_fill(~active.to(weights.device), 0.0)
-    return _Ready(tokens, weights if (weights != 1).any() else None, regions if regions.any() else None)
+            weights = weights.masked_fill(~active, 0.0)
+    return _Ready(tokens, weights if (weights != 1).any() else None, regions if regions.any() else None, kept)
 
 
 def _active(spans: torch.Tensor, sigma: float, model_sampling) -> torch.Tensor:
     """``(batch, tokens)`` bool: whether each token's part of the schedule holds the noise level."""
-    spans = spans.cpu()
     active = torch.ones(spans.shape[:2], dtype=torch.bool)
     for start, end in {tuple(pair) for pair in spans.flatten(0, 1).tolist()}:
         begun = start == 0 or sigma <= float(model_sampling.percent_to_sigma(start - _BEFORE_EDGE))

@@ -11,13 +11,11 @@ from ...combination import combine
 from ...hidden_states import PADDING, HiddenStates, take
 from ...layer_gains import apply_gains
 from ...profiles import EXACT, MASK_ALWAYS, MASK_NEVER, Profile, profiles_of_model
-from . import token_features
-from .conditioning import MISSING_NEGATIVE, about, schedule_pieces
+from .conditioning import MISSING_NEGATIVE, STOCK_ABOUT, about, check_some_left, schedule_pieces
 from .weighed_text import accepting_weights
+from .weighed_tokens import with_features
 
-STOCK_ABOUT = "unifusion_encoded"  # what conditioning remembers of its hidden states; not pooled, so not ``ABOUT``
 _NEAR = "near: 2 is not quite the word given twice, which would also move the words behind it"
-_BEFORE_EDGE = 1e-5  # ComfyUI counts both ends of a range; a step exactly on an edge belongs to the later part
 
 
 class StockDrawer:
@@ -69,33 +67,20 @@ class StockDrawer:
         self.row_for(hidden, which)
 
     def to_conditioning(self, hidden: HiddenStates, which: str, gains: list[float], keep_rms: bool) -> list:
-        """Hidden states as ComfyUI's conditioning, one entry for each part of the schedule in which other tokens count.
+        """Hidden states as ComfyUI's conditioning: one entry, whatever its weights and schedule.
 
         Raises:
             ValueError: if the states do not belong to the model, or no token is left.
         """
         row = self.row_for(hidden, which)
         check_weights(row, hidden)
-        entries = []
-        for start, end, keep in schedule_pieces(hidden):
-            if not keep.any():
-                raise ValueError(
-                    f"No token of the {which} hidden states is left between {start:.0%} and {end:.0%} of the "
-                    f"schedule: every weight is 0 or outside its range. Raise a weight or widen a range."
-                )
-            part = hidden if keep.all() else take(hidden, keep)
-            tensor = combine(apply_gains(part.states, gains, keep_rms), row.combination)
-            self.features = tensor.shape[-1]
-            if (part.weights != 1).any():
-                tensor = token_features.attach(tensor, part.weights)
-            options = {"pooled_output": None, **mask_options(row, part), STOCK_ABOUT: about(hidden)}
-            if (start, end) != (0.0, 1.0):
-                options |= {
-                    "start_percent": max(0.0, start - _BEFORE_EDGE),
-                    "end_percent": end if end == 1 else end - _BEFORE_EDGE,
-                }
-            entries.append([tensor.to(comfy.model_management.intermediate_device()), options])
-        return entries
+        for start, end, counts in schedule_pieces(hidden):
+            check_some_left(counts, which, start, end)
+        keep = hidden.weights != 0
+        part = hidden if keep.all() else take(hidden, keep)
+        tensor = combine(apply_gains(part.states, gains, keep_rms), row.combination)
+        tensor = with_features(tensor.to(comfy.model_management.intermediate_device()), part.weights, part.spans)
+        return [[tensor, {"pooled_output": None, **mask_options(row, part), STOCK_ABOUT: about(hidden)}]]
 
     def pair(
         self, positive: HiddenStates, negative: HiddenStates, gains: list[float], keep_rms: bool
@@ -113,8 +98,8 @@ class StockDrawer:
         return [[torch.zeros_like(tensor), {**kept, MISSING_NEGATIVE: True}]]
 
     def ready(self):
-        """A MODEL that takes weighted conditioning; without weights it is stock conditioning."""
-        return accepting_weights(self.patcher, self.rows[0], self.features)
+        """A MODEL that takes weights and schedules; without them it is stock conditioning."""
+        return accepting_weights(self.patcher, self.rows[0])
 
     def note(self, hidden: HiddenStates) -> str:
         """What the report says of the combination."""

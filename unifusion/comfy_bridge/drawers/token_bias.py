@@ -65,41 +65,49 @@ class TokenWeights:
         bypassed: names of other overrides or backends that would have dropped the weights and were bypassed.
     """
 
-    def __init__(self, weights: torch.Tensor, earlier: Callable | None = None, regions: RegionBias | None = None):
+    def __init__(
+        self,
+        weights: torch.Tensor,
+        earlier: Callable | None = None,
+        regions: RegionBias | None = None,
+        placed: dict | None = None,
+    ):
         """
         Args:
             weights: ``(batch, text tokens)`` float32.
-            regions: where tokens count, if not everywhere.
             earlier: an override that was there before; it is asked first.
+            regions: where tokens count, if not everywhere.
+            placed: what was made of the same weights and regions before, see :class:`Placed`.
         """
+        self._placed = {} if placed is None else placed
         self.bias = weights.abs().log()
         self.signs = torch.where(weights < 0, -1.0, 1.0) if (weights < 0).any() else None
         self.earlier, self.regions = earlier, regions
         self.applied = 0
         self.bypassed: set[str] = set()
-        self._made: dict[tuple, torch.Tensor] = {}
 
     def _is_over_text(self, q: torch.Tensor, k: torch.Tensor) -> bool:
         return k.shape[-2] >= self.bias.shape[1] and q.shape[0] % self.bias.shape[0] == 0
 
-    def _bias(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        """What is added to the logits, the same for every block of one forward: ``(batch, 1, 1 or queries, keys)``."""
-        key = (q.shape[0], q.shape[-2], k.shape[-2], q.dtype, q.device)
-        if key not in self._made:
-            self._made[key] = self._build(q, k)
-        return self._made[key]
+    def _once(self, key: tuple, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The same for every block and step: made and brought to the device once."""
+        if key not in self._placed:
+            self._placed[key] = make()
+        return self._placed[key]
 
-    def _build(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    def _bias(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        """``(batch, 1, 1 or queries, keys)`` in dtype and on the device of the queries."""
         bias = F.pad(self.bias.to(device=q.device), (0, k.shape[-2] - self.bias.shape[1])).to(q.dtype)
         repeats = q.shape[0] // self.bias.shape[0]
         bias = bias.repeat(repeats, 1)[:, None, None, :]
-        if self.regions is not None:
-            places = self.regions.matrix(q.shape[-2], q).repeat(repeats, 1, 1, 1)
-            bias = bias + F.pad(places, (0, k.shape[-2] - places.shape[-1]))
-        return bias
+        if self.regions is None:
+            return bias
+        places = self.regions.matrix(q.shape[-2], q).repeat(repeats, 1, 1, 1)
+        return bias + F.pad(places, (0, k.shape[-2] - places.shape[-1]))
 
     def _mask(self, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        bias = self._bias(q, k)
+        queries = 1 if self.regions is None else q.shape[-2]
+        bias = self._once(("bias", q.shape[0], queries, k.shape[-2], q.dtype, q.device), lambda: self._bias(q, k))
         if mask is None:
             return bias
         if mask.dtype == torch.bool:
@@ -108,11 +116,14 @@ class TokenWeights:
             mask = mask.unsqueeze(1 if mask.ndim == 3 else 0)
         return mask + bias
 
+    def _signs(self, v: torch.Tensor) -> torch.Tensor:
+        signs = F.pad(self.signs.to(v), (0, v.shape[-2] - self.signs.shape[1]), value=1.0)
+        return signs.repeat(v.shape[0] // signs.shape[0], 1)[..., None]
+
     def _values(self, v: torch.Tensor) -> torch.Tensor:
         if self.signs is None:
             return v
-        signs = F.pad(self.signs.to(v), (0, v.shape[-2] - self.signs.shape[1]), value=1.0)
-        signs = signs.repeat(v.shape[0] // signs.shape[0], 1)[..., None]
+        signs = self._once(("signs", v.shape[0], v.shape[-2], v.dtype, v.device), lambda: self._signs(v))
         return v * (signs if v.ndim == 3 else signs[:, None])
 
     def __call__(self, backend: Callable, q, k, v, heads, mask=None, **kwargs):
@@ -144,7 +155,7 @@ class TokenWeights:
 
 
 def with_token_weights(
-    transformer_options: dict, weights: torch.Tensor, regions: RegionBias | None = None
+    transformer_options: dict, weights: torch.Tensor, regions: RegionBias | None = None, placed: dict | None = None
 ) -> tuple[dict, TokenWeights]:
     """A copy of ComfyUI's options in which the first keys of every attention are weighed.
 
@@ -152,12 +163,35 @@ def with_token_weights(
         transformer_options: ComfyUI's.
         weights: ``(batch, text tokens)`` float32.
         regions: where tokens count, if not everywhere.
+        placed: from :class:`Placed`.
 
     Returns:
         (options, the carrier, which counts)
     """
-    carrier = TokenWeights(weights, transformer_options.get(OVERRIDE), regions)
+    carrier = TokenWeights(weights, transformer_options.get(OVERRIDE), regions, placed)
     return {**transformer_options, OVERRIDE: carrier}, carrier
+
+
+class Placed:
+    """Weights and regions as the attention takes them, on its device: made at the first step of a run, kept to its end.
+
+    Without it every block of every step would bring the same numbers to the device again.
+    """
+
+    def __init__(self):
+        self._made: dict[tuple, dict] = {}
+
+    def of(self, *tensors: torch.Tensor, grid: tuple[int, ...] = ()) -> dict:
+        """What was made of equal tensors of main memory, to be filled."""
+        key = tuple((tuple(tensor.shape), tensor.cpu().contiguous().numpy().tobytes()) for tensor in tensors)
+        return self._made.setdefault((key, grid), {})
+
+    def run(self, executor, *args, **kwargs):
+        """OUTER_SAMPLE wrapper: nothing stays on the device behind a run."""
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            self._made.clear()
 
 
 class Watch:

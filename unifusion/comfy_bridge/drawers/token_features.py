@@ -37,7 +37,7 @@ class Carried(NamedTuple):
     """What :func:`split` finds.
 
     Attributes:
-        tokens: ``(B, T, W)``, as the drawing model takes them; rows of masks included.
+        tokens: ``(B, T, W)``, as the drawing model takes them; rows of masks included. All else is in main memory.
         weights: ``(B, T)`` float32; 0 for rows of masks.
         spans: ``(B, T, 2)`` float32, part of the schedule, from 0 to 1.
         regions: ``(B, T)`` int64, 0 = everywhere, else the number of the token's mask in its batch row, from 1.
@@ -65,13 +65,26 @@ def _seal(spans: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
     return spans[..., 0].square() + 2 * spans[..., 1].square() + 4 * region.square()
 
 
-def _columns(weights: torch.Tensor, span: tuple[float, float], region: int) -> torch.Tensor:
-    spans = torch.tensor(span if span != (0.0, 1.0) else (0.0, 0.0)).expand(weights.shape[0], 2)
+def features(weights: torch.Tensor, spans: torch.Tensor, region: int = EVERYWHERE) -> torch.Tensor:
+    """``(T, FEATURES)`` float32.
+
+    Args:
+        weights: ``(T,)``.
+        spans: ``(T, 2)``, part of the schedule in which each token counts.
+        region: of all of them.
+    """
+    weights, spans = weights.float().cpu(), spans.float().cpu()
+    always = (spans == spans.new_tensor([0.0, 1.0])).all(dim=-1, keepdim=True)
+    spans = spans.masked_fill(always, 0.0)
     regions = torch.full_like(weights, region)
     return torch.cat(
         [(weights - 1)[:, None], spans, regions[:, None], _seal(spans, regions)[:, None]],
         dim=1,
     )
+
+
+def _columns(weights: torch.Tensor, span: tuple[float, float], region: int) -> torch.Tensor:
+    return features(weights, torch.tensor(span).expand(weights.shape[0], 2), region)
 
 
 def attach(
@@ -112,7 +125,20 @@ def split(context: torch.Tensor, width: int) -> Carried:
     Raises:
         ValueError: if the features were mixed with those of other parts of the schedule or regions, or are no numbers.
     """
-    features = context[..., width:].float()
+    return read(context[..., :width], context[..., width:])
+
+
+def read(tokens: torch.Tensor, features: torch.Tensor) -> Carried:
+    """Tokens and what their features say.
+
+    Args:
+        tokens: ``(B, T, W)``.
+        features: ``(B, T, FEATURES)``.
+
+    Raises:
+        ValueError: as :func:`split`.
+    """
+    features = features.float().cpu()  # their numbers are read here; ComfyUI's conditioning is there anyway
     if not torch.isfinite(features).all():
         raise ValueError(
             "The weights inside this conditioning are NaN or infinite: a node between Layerwise Attention Pool and the "
@@ -128,7 +154,7 @@ def split(context: torch.Tensor, width: int) -> Carried:
         )
     always = (spans == 0).all(dim=-1, keepdim=True)
     spans = torch.where(always, spans.new_tensor([0.0, 1.0]), spans)
-    tokens, kinds = context[..., :width], kinds.round().long()
+    kinds = kinds.round().long()
     regions, masks = _regions(tokens, kinds)
     is_mask = kinds == MASK_ROW
     return Carried(tokens, weights.masked_fill(is_mask, 0.0), spans, regions, masks, is_mask)
@@ -148,7 +174,7 @@ def _regions(tokens: torch.Tensor, kinds: torch.Tensor) -> tuple[torch.Tensor, t
             end = index
             while end < len(kind) and kind[end] == MASK_ROW and (end - index) * tokens.shape[-1] < MASK_SIDE**2:
                 end += 1
-            values = tokens[row, index:end].flatten()[: MASK_SIDE**2].float()
+            values = tokens[row, index:end].flatten()[: MASK_SIDE**2].float().cpu()
             if len(values) < MASK_SIDE**2 or open_since is None:
                 raise ValueError(
                     "A region inside this conditioning is cut off: a node between Layerwise Attention Pool and the "
@@ -158,7 +184,7 @@ def _regions(tokens: torch.Tensor, kinds: torch.Tensor) -> tuple[torch.Tensor, t
             inside = kinds[row, open_since:index] == IN_REGION
             numbers[row, open_since:index][inside] = len(found)
             open_since, index = None, end
-        masks.append(torch.stack(found) if found else tokens.new_zeros(0, MASK_SIDE, MASK_SIDE, dtype=torch.float32))
+        masks.append(torch.stack(found) if found else torch.zeros(0, MASK_SIDE, MASK_SIDE))
     return numbers, tuple(masks)
 
 

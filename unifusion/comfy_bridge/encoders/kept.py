@@ -58,6 +58,11 @@ class Store:
         while self.nbytes > self.limit or (self.most is not None and len(self._kept) > self.most):
             self.nbytes -= self._kept.popitem(last=False)[1][1]
 
+    def forget(self, which: Callable[[object], bool]) -> None:
+        """Let go of what ``which`` says."""
+        for key in [key for key, (value, _) in self._kept.items() if which(value)]:
+            self.nbytes -= self._kept.pop(key)[1]
+
     def get(self, key, make: Callable[[], object], size: Callable[[object], int]):
         """What is kept under ``key``, or what ``make`` returns, whose bytes ``size`` counts."""
         found = self.find(key)

@@ -17,7 +17,8 @@ import torch
 from comfy import sd1_clip
 
 from ...messages import IMAGE_PAD, VISION_BLOCK, chat_text
-from ...miniature import SIDE, VLMConfig, check_weights, load_words, read_config
+from ...miniature import SIDE, VLMConfig, check_weights, read_config
+from ...miniature_words import load_words
 from ...quoting import printable, quoted
 from ...system_prompts import MINIATURE_SYSTEM
 from ..read_files import check_files, read_safetensors
@@ -206,11 +207,12 @@ def _token_ids(folder: Path, config: VLMConfig) -> dict:
     return dict(zip(("pad", "end", "image"), ids)) | {"user turn": turn}
 
 
-def load_clip(folder: str | Path) -> comfy.sd.CLIP:
+def load_clip(folder: str | Path, **patching) -> comfy.sd.CLIP:
     """The miniature's VLM as a stock CLIP.
 
     Args:
         folder: holds model.safetensors, config.json and the tokenizer's files.
+        patching: the host's ``disable_dynamic``.
 
     Raises:
         ValueError: if a file is missing or the weights do not belong to config.json.
@@ -228,7 +230,9 @@ def load_clip(folder: str | Path) -> comfy.sd.CLIP:
         tokenizer = partial(MiniatureTokenizer, folder=folder, width=config.hidden_size, tokens=tokens)
 
     dtype = weights["model.embed_tokens.weight"].dtype if "model.embed_tokens.weight" in weights else None
-    clip = comfy.sd.CLIP(Target, parameters=comfy.utils.calculate_parameters(weights), model_options={"dtype": dtype})
+    clip = comfy.sd.CLIP(
+        Target, parameters=comfy.utils.calculate_parameters(weights), model_options={"dtype": dtype}, **patching
+    )
     try:
         missing, unexpected = clip.cond_stage_model.load_sd(weights)
         problem = f"{len(missing)} weights missing, {len(unexpected)} unknown" if missing or unexpected else None
@@ -243,5 +247,5 @@ def load_clip(folder: str | Path) -> comfy.sd.CLIP:
     return clip
 
 
-def _load_clip_patcher(folder):
-    return load_clip(folder).patcher
+def _load_clip_patcher(folder, **patching):
+    return load_clip(folder, **patching).patcher

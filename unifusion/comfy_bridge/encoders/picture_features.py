@@ -21,24 +21,27 @@ def image_features(vlm, view: torch.Tensor) -> tuple[torch.Tensor, dict]:
         view: ``(1, height, width, 3)`` in 0..1.
 
     Returns:
-        ``(tokens, width)`` and ``{"grid": (1, 3), "deepstack": [...]}`` on the encoder's device; the grid alone for
-        encoders without DeepStack.
+        ``(tokens, width)`` and ``{"grid": (1, 3), "deepstack": [...]}``; the grid alone for encoders without DeepStack.
+        Features are on the encoder's device, the grid in main memory, where its numbers are read.
     """
+    seen = None
 
     def compute():
+        nonlocal seen
         merged, extra = vlm.transformer.preprocess_embed({"type": "image", "data": view}, device=vlm.device)
-        if not isinstance(extra, dict):
-            return merged.cpu(), extra.cpu(), None
-        return merged.cpu(), extra["grid"].cpu(), [features.cpu() for features in extra["deepstack"]]
+        if isinstance(extra, dict):
+            grid, deepstack = extra["grid"].cpu(), extra["deepstack"]
+        else:
+            grid, deepstack = extra.cpu(), None
+        seen = merged, grid, deepstack  # what was just made need not come back from main memory
+        return merged.cpu(), grid, None if deepstack is None else [features.cpu() for features in deepstack]
 
     def size(kept) -> int:
         return sum(features.numel() * features.element_size() for features in (kept[0], *(kept[2] or ())))
 
     # A LoRA or a hook on the text encoder makes other features.
-    merged, grid, deepstack = feature_store(vlm).get((fingerprint(view), weights_key(vlm.clip)), compute, size)
+    kept = feature_store(vlm).get((fingerprint(view), weights_key(vlm.clip)), compute, size)
+    merged, grid, deepstack = seen or kept
     if deepstack is None:
-        return merged.to(vlm.device), grid.to(vlm.device)
-    return merged.to(vlm.device), {
-        "grid": grid.to(vlm.device),
-        "deepstack": [features.to(vlm.device) for features in deepstack],
-    }
+        return merged.to(vlm.device), grid
+    return merged.to(vlm.device), {"grid": grid, "deepstack": [features.to(vlm.device) for features in deepstack]}

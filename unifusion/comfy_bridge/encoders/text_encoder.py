@@ -10,10 +10,12 @@ from typing import NamedTuple
 import comfy.model_management
 import torch
 
+from ...folder_words import FolderWords
 from ...hidden_states import SYSTEM, TEMPLATE, HiddenStates, make_hidden_states
 from ...limits import check_tokens
 from ...messages import IMAGE_PAD, OPENER, Segment, Tokens
 from ...profiles import PROFILES, Profile, profile_of_encoder
+from ...quoting import quoted
 from ...references import TOKEN
 from .clip_hooks import check_hooks
 from .kept import KeptStates, states_key, states_store
@@ -132,7 +134,7 @@ class VLM:
         self.wrapper = getattr(clip.tokenizer, getattr(clip.tokenizer, "clip", ""), None)
         self.tokenizer = adapted(getattr(self.wrapper, "tokenizer", None))
         kind = type(model).__name__.rstrip("_")
-        self.row = _row_of(model)
+        self.row = getattr(model, "unifusion_row", None) or _row_of(model)  # a folder brings its own
         if not hasattr(decoder, "layers") or (self.row is None and not hasattr(transformer, "build_image_inputs")):
             raise ValueError(
                 f"This text encoder ({kind}) {why_not(type(transformer))}. Load a Qwen3-VL encoder "
@@ -147,7 +149,8 @@ class VLM:
     @property
     def name(self) -> str:
         """Name kept with hidden states; the same for every clone of the encoder, with or without LoRA."""
-        return f"{self.clip.cond_stage_model.clip} ({self.layers} layers, width {self.width})"
+        model = self.clip.cond_stage_model
+        return f"{getattr(model, 'unifusion_name', model.clip)} ({self.layers} layers, width {self.width})"
 
     @property
     def layers(self) -> int:
@@ -164,6 +167,23 @@ class VLM:
         own = getattr(self.clip.cond_stage_model, "unifusion_taps", None)  # a folder's, in place of the table's
         return row if own is None or own == row.taps else replace(row, taps=own)
 
+    def check_profile(self, profile: Profile) -> None:
+        """Refuse a chat whose control tokens the encoder does not have; each would be read as several pieces of text.
+
+        Raises:
+            ValueError: naming the first of them.
+        """
+        if not isinstance(self.tokenizer, FolderWords):
+            return
+        known = self.tokenizer.get_added_vocab()
+        for template in (profile.chat, profile.writing_chat):
+            for token in template.control_tokens():
+                if token not in known:
+                    raise ValueError(
+                        f"The profile '{profile.key}' writes {quoted(token)}, which {self.name} does not know. Set profile to "
+                        f"'auto', or load the text encoder that belongs to {profile.title}."
+                    )
+
     @property
     def reads_pictures(self) -> bool:
         """Whether the encoder has a vision tower."""
@@ -177,7 +197,8 @@ class VLM:
     @property
     def token_side(self) -> int:
         """Pixels along one side of a token of a picture."""
-        return 2 * getattr(getattr(self.transformer, "visual", None), "patch_size", TOKEN // 2)
+        own = getattr(self.clip.cond_stage_model, "unifusion_token_side", 0)
+        return own or 2 * getattr(getattr(self.transformer, "visual", None), "patch_size", TOKEN // 2)
 
     def tokenize(self, segments: Sequence[Segment], *, opener: str = OPENER, pad: bool = False) -> Tokens:
         """Tokens of a chat.
@@ -193,8 +214,8 @@ class VLM:
         """UTF-8 bytes of every token."""
         return bytes_of(self.tokenizer, ids)
 
-    def load(self, tokens: int, taps: int, precision: str = "fp32") -> None:
-        """Ask ComfyUI to bring the encoder to its device with room for a sequence of ``tokens``.
+    def load(self, tokens: int, taps: int, precision: str = "fp32", rows: int = 1) -> None:
+        """Ask ComfyUI to bring the encoder to its device with room for ``rows`` sequences of ``tokens``.
 
         ComfyUI has no estimate of its own for these encoders. Counted: KV cache or activations of one layer, the
         causal mask, and the tapped states.
@@ -203,7 +224,7 @@ class VLM:
         config = self.decoder.config
         cache = 2 * self.layers * config.num_key_value_heads * config.head_dim * size
         activations = 4 * (config.hidden_size + config.intermediate_size) * size
-        need = tokens * (cache + activations + taps * self.width * 4) + 2 * tokens * tokens * size
+        need = tokens * (rows * (cache + taps * self.width * 4) + activations) + 2 * tokens * tokens * size
         comfy.model_management.load_models_gpu([self.clip.patcher], memory_required=need)
         self.clip.cond_stage_model.reset_clip_options()
         self.clip.cond_stage_model.set_clip_options({"execution_device": self.device})
@@ -260,13 +281,23 @@ class VLM:
         serves: Callable[[KeptStates], bool] = lambda _kept: True,
     ) -> KeptStates:
         """Kept states that serve, or what ``make`` computes, which is then kept; both are counted for the report."""
+        return self.kept_of_several([key], lambda _missing: [make()], serves)[0]
+
+    def kept_of_several(
+        self,
+        keys: Sequence[tuple],
+        make: Callable[[list[int]], list[KeptStates]],
+        serves: Callable[[KeptStates], bool] = lambda _kept: True,
+    ) -> list[KeptStates]:
+        """:meth:`kept` for each key; ``make`` is given the numbers of those that are missing, and computes them at once."""
         store = states_store(self)
-        found = store.find(key, serves)
-        self.reused += found is not None
-        if found is None:
-            self.computed += 1
-            found = make()
-            store.put(key, found, found.nbytes)
+        found = [store.find(key, serves) for key in keys]
+        missing = [index for index, kept in enumerate(found) if kept is None]
+        self.reused += len(keys) - len(missing)
+        self.computed += len(missing)
+        for index, made in zip(missing, make(missing) if missing else (), strict=True):
+            found[index] = made
+            store.put(keys[index], made, made.nbytes)
         return found
 
     @contextmanager
@@ -360,7 +391,7 @@ def encode(
     if drop:
         roles = [TEMPLATE if role == SYSTEM else role for role in tokens.roles]
         tokens = tokens._replace(roles=[SYSTEM] * drop + roles[drop:])
-    seen = sum(view.shape[1] * view.shape[2] // TOKEN**2 for views in pictures for view in views)
+    seen = sum(view.shape[1] * view.shape[2] // vlm.token_side**2 for views in pictures for view in views)
     check_tokens(len(tokens.ids) + seen, vlm.decoder.config.max_position_embeddings, vlm.name)
 
     def read() -> KeptStates:

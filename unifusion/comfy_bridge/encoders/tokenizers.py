@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from types import SimpleNamespace
 
+from ...folder_words import FolderWords
 from ...hidden_states import PADDING, TEMPLATE
 from ...messages import Segment, Tokens, token_bytes
 from ...messages import tokenize as tokenize_bytes
@@ -63,7 +64,8 @@ def adapted(tokenizer):
 
 def bytes_of(tokenizer, ids: Sequence[int]) -> list[bytes]:
     """UTF-8 bytes of every token."""
-    return tokenizer.bytes_of(ids) if isinstance(tokenizer, SentencePieces) else token_bytes(tokenizer, ids)
+    own = isinstance(tokenizer, (SentencePieces, FolderWords))
+    return tokenizer.bytes_of(ids) if own else token_bytes(tokenizer, ids)
 
 
 def _by_bytes(segments: Sequence[Segment], ids: list[int], tokenizer, opener: str) -> Tokens:
@@ -104,6 +106,8 @@ def tokenize(segments: Sequence[Segment], wrapper, tokenizer, *, opener: str, pa
         opener: text of the segment that opens the assistant's turn; empty if it is not opened.
         pad: whether to pad as the stock encode does.
     """
+    if isinstance(tokenizer, FolderWords):
+        return tokenizer.tokens_of(segments, opener)
     text = "".join(segment.text for segment in segments)
     if isinstance(tokenizer, SentencePieces):
         tokens, front = _by_bytes(segments, tokenizer.ids_of(text), tokenizer, opener), [wrapper.start_token]

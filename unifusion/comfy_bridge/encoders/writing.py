@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -74,13 +74,39 @@ def _never_written(vlm: VLM, stops: set[int]) -> set[int]:
     return added.union(rows[len(vlm.tokenizer) :]) - stops
 
 
+class _Row:
+    """One text while it is written."""
+
+    def __init__(self, settings: Decoding, seed: int, device: torch.device):
+        self.ids: list[int] = []
+        self.ending = AT_LIMIT
+        self.generator = torch.Generator(device=device).manual_seed(seed) if settings.sample else None
+
+
+def _each_tensor(cache, change: Callable[[torch.Tensor], torch.Tensor]):
+    """A KV cache with every tensor changed, layer by layer; encoders differ in what they keep of a layer."""
+    if hasattr(cache, "each_tensor"):
+        return cache.each_tensor(change)
+    cache = list(cache)
+    for index, layer in enumerate(cache):
+        cache[index] = tuple(change(part) if isinstance(part, torch.Tensor) else part for part in layer)
+    return cache
+
+
 def decode(
-    vlm: VLM, embedded: Embedded, taps: Sequence[int], settings: Decoding, limit: int, precision: str
-) -> Decoded:
-    """Decode with a KV cache: one prefill and one step a token.
+    vlm: VLM,
+    embedded: Embedded,
+    taps: Sequence[int],
+    settings: Decoding,
+    limit: int,
+    precision: str,
+    seeds: Sequence[int] | None = None,
+) -> list[Decoded]:
+    """Decode with a KV cache: one prefill and one step a token, for one text or for several at once.
 
     The state of a token exists once it has been fed, one step after it was drawn. So the token that ends the text
     costs nothing, and a text cut at the limit needs one more step, which goes only as deep as the deepest tap.
+    Several texts share the prefill; each is drawn with its own seed, stops by itself and costs nothing from then on.
 
     Args:
         vlm: loaded.
@@ -89,16 +115,21 @@ def decode(
         settings: how to draw; its maximum length is replaced by ``limit``.
         limit: most tokens to write, 1 or more.
         precision: ``"fp32"`` or ``"bf16"``.
+        seeds: one for each text; by default the one of ``settings``.
+
+    Returns:
+        One entry a seed, in their order.
     """
     transformer, decoder, dtype = vlm.transformer, vlm.decoder, PRECISIONS[precision]
     stops = stop_tokens(vlm)
     never = _never_written(vlm, stops)
-    generator = torch.Generator(device=vlm.device).manual_seed(settings.seed) if settings.sample else None
+    rows = [_Row(settings, seed, vlm.device) for seed in (seeds or [settings.seed])]
+    active = list(range(len(rows)))
     progress = comfy.utils.ProgressBar(limit)
     # One buffer on the encoder's device, filled as the text grows: nothing is copied to the host while writing.
-    states = torch.empty(1, embedded.tokens + limit, len(taps), vlm.width, dtype=dtype, device=vlm.device)
-    kept = 0
-    ids: list[int] = []
+    shape = (len(rows), embedded.tokens + limit, len(taps), vlm.width)
+    states = torch.empty(shape, dtype=dtype, device=vlm.device)
+    written = 0  # tokens of the longest text
     began = time.perf_counter()
 
     with (
@@ -114,61 +145,102 @@ def decode(
             following = int(positions[:, -1].max()) + 1 + torch.arange(limit, device=vlm.device)
         cache = transformer.init_kv_cache(1, embedded.tokens + limit, vlm.device, dtype)
 
-        def keep(count):
-            nonlocal kept
+        def keep_read():
             if taps:
-                torch.stack([caught[tap] for tap in taps], dim=2, out=states[:, kept : kept + count])
-            kept += count
+                torch.stack([caught[tap] for tap in taps], dim=2, out=states[:1, : embedded.tokens])
+                states[1:, : embedded.tokens] = states[:1, : embedded.tokens]
 
-        def feed(token):
+        def keep_written():
+            at = embedded.tokens + written - 1
+            if taps and len(active) == len(rows):
+                torch.stack([caught[tap] for tap in taps], dim=2, out=states[:, at : at + 1])
+            elif taps:
+                states[active, at] = torch.stack([caught[tap] for tap in taps], dim=2)[:, 0]
+
+        def feed(tokens):
             return decoder.forward(
                 None,
-                embeds=decoder.embed_tokens(token).to(dtype),
+                embeds=decoder.embed_tokens(tokens).to(dtype),
                 past_key_values=cache,
-                position_ids=None if following is None else following[None, len(ids) - 1 : len(ids)],
+                position_ids=None if following is None else following[None, written - 1 : written],
             )
 
-        def draw(forbidden=()):
-            logits = transformer.logits(hidden)[:, -1]
+        def draw(row, logits, forbidden=()):
             if forbidden:
                 logits[:, sorted(forbidden)] = float("-inf")
-            token = transformer.sample_token(
+            return transformer.sample_token(
                 logits,
                 settings.temperature,
                 settings.top_k,
                 settings.top_p,
                 settings.min_p,
                 settings.repetition_penalty,
-                ids,
-                generator,
+                row.ids,
+                row.generator,
                 do_sample=settings.sample,
             )
-            return token, token[0].item()
+
+        def draw_all():
+            """(token ids on the device ``(rows, 1)``, the same as a list), one for each text that is not done."""
+            hold = stops if written < settings.min_length else set()
+            # The first draw is made for all from one pass; a row of the prefill is the same for every text.
+            logits = transformer.logits(hidden)[:, -1].expand(len(active), -1).clone()
+            tokens = torch.cat([draw(rows[row], logits[at : at + 1], hold) for at, row in enumerate(active)])
+            drawn = tokens.flatten().tolist()
+            for at, row in enumerate(active):
+                if drawn[at] in never:  # again only then, so that every other text equals ComfyUI's for the same seed
+                    again = transformer.logits(hidden)[:, -1].expand(len(active), -1)[at : at + 1].clone()
+                    tokens[at] = draw(rows[row], again, never | hold)[0]
+                    drawn[at] = tokens[at].item()
+            return tokens, drawn
 
         first = {} if deepstack is None else {"deepstack_embeds": deepstack, "visual_pos_masks": pictures}
         hidden, _, cache = decoder.forward(
             None, embeds=embedded.embeds.to(dtype), past_key_values=cache, position_ids=positions, **first
         )
-        keep(embedded.tokens)
+        keep_read()
+        if len(rows) > 1:
+            cache = _each_tensor(cache, lambda part: part.expand(len(rows), *part.shape[1:]).contiguous())
         while True:
             comfy.model_management.throw_exception_if_processing_interrupted()
-            token, drawn = draw(stops if len(ids) < settings.min_length else ())
-            if drawn in never:  # drawn again only then, so that every other text equals ComfyUI's for the same seed
-                token, drawn = draw(never | (stops if len(ids) < settings.min_length else set()))
-            if drawn in stops:
-                ending = ENDED
-                break
-            ids.append(drawn)
+            tokens, drawn = draw_all()
+            going = [at for at, token in enumerate(drawn) if token not in stops]
+            if len(going) < len(active):
+                for at in set(range(len(active))) - set(going):
+                    rows[active[at]].ending = ENDED
+                active = [active[at] for at in going]
+                if not active:
+                    break
+                tokens = tokens[going]
+                cache = _each_tensor(cache, lambda part, going=going: part[going])
+            for at, row in zip(going, active, strict=True):
+                rows[row].ids.append(drawn[at])
+            written += 1
             progress.update(1)
-            if len(ids) == limit:
-                ending = AT_LIMIT
+            if written == limit:
                 if taps:
                     with vlm.tapped(taps, stop=True):  # the outer hooks keep the states, the inner ones end the pass
-                        feed(token)
-                    keep(1)
+                        feed(tokens)
+                    keep_written()
                 break
-            hidden, _, cache = feed(token)
-            keep(1)
+            hidden, _, cache = feed(tokens)
+            keep_written()
     progress.update_absolute(limit)
-    read = states[:, :kept].float().to(comfy.model_management.intermediate_device()) if taps else None
-    return Decoded(ids, read, time.perf_counter() - began, ending)
+    seconds = time.perf_counter() - began
+    return [
+        Decoded(
+            row.ids,
+            _states_of(states[index : index + 1, : embedded.tokens + len(row.ids)], alone=len(rows) == 1),
+            seconds,
+            row.ending,
+        )
+        for index, row in enumerate(rows)
+    ]
+
+
+def _states_of(states: torch.Tensor, alone: bool) -> torch.Tensor | None:
+    """What was kept, as it travels on; None where no layer was tapped. One of several holds no memory of the others."""
+    if not states.shape[2]:
+        return None
+    moved = states.float().to(comfy.model_management.intermediate_device())
+    return moved if alone else moved.clone()

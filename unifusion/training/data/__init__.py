@@ -1,0 +1,1 @@
+"""Pictures and words to train on, in the layouts that people have."""
