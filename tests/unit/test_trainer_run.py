@@ -205,7 +205,17 @@ def test_pooled_states_take_less_room_and_train_alike(folder, finished):
     assert main(["plan", str(paths[0])]) == 0
 
 
-def test_a_packed_base_is_trained_and_looked_at_in_mixed_precision(folder, finished):
+@pytest.fixture
+def other_precision():
+    """accelerate keeps one precision for a process."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_packed_base_is_trained_and_looked_at_in_mixed_precision(folder, finished, other_precision):
     more = dict(train='what = "lora"\ncheckpointing = true\nblocks_on_cpu = 2', data="heldout = 2")
     path = config_of(folder, "mixed", 2, watch='prompts = ["a red circle"]', schedule='optimizer = "muon"', **more)
     text = path.read_text().replace("layers = 1", 'start = "bundled"\nbase = "int8"')
