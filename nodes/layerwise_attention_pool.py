@@ -14,11 +14,27 @@ class LayerwiseAttentionPool(Node):
             node_id="UniFusionLayerwiseAttentionPool",
             display_name="Layerwise Attention Pool",
             category=CATEGORY,
-            description="Pools the hidden states of all layers into conditioning, with the drawing model's own pooling "
-            "weights and LoRAs. The outputs work in any sampler node.",
-            search_aliases=["UniFusion", "LAP", "txtfusion", "Krea 2", "rebalance", "layer gains", "conditioning"],
+            description="Turns hidden states into the conditioning that the drawing model was trained with: pooled by its "
+            "own weights and LoRAs, or its layers side by side. The outputs work in any sampler node.",
+            search_aliases=[
+                "UniFusion",
+                "LAP",
+                "txtfusion",
+                "Krea 2",
+                "FLUX.2",
+                "Z-Image",
+                "Qwen-Image",
+                "Ideogram 4",
+                "rebalance",
+                "layer gains",
+                "conditioning",
+            ],
             inputs=[
-                io.Model.Input("model", tooltip="A Krea 2 checkpoint (with its LoRAs) or the UniFusion miniature."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The drawing model with its LoRAs: Krea 2, FLUX.2, Z-Image, Qwen-Image, Ideogram 4 and others, "
+                    "or the UniFusion miniature.",
+                ),
                 HiddenStatesSocket.Input("positive", tooltip="From VLM Encode or VERIFI Rewrite."),
                 io.Combo.Input(
                     "gain_preset",

@@ -35,7 +35,7 @@ class MultiReferenceCombine(Node):
                     max=16384,
                     tooltip="Tokens of the vision-language model shared by all pictures: one token covers "
                     "32 x 32 pixels, every view gets the same share. 0 = every view gets what the "
-                    "encoder's profile wants (144 for Krea 2, 16 for the miniature).",
+                    "drawing model was trained with (144 for Krea 2, 16 for the miniature).",
                 ),
                 io.Combo.Input(
                     "detail",

@@ -75,13 +75,17 @@ class VerifiRewrite(Node):
                 "LLM",
                 "caption",
                 "Krea 2",
+                "FLUX.2",
+                "Z-Image",
+                "Qwen-Image",
+                "Ideogram 4",
                 "Qwen3-VL",
             ],
             inputs=[
                 io.Clip.Input(
                     "clip",
-                    tooltip="Qwen3-VL from the stock Load CLIP node (type krea2), or the CLIP of "
-                    "the UniFusion miniature.",
+                    tooltip="The text encoder that belongs to the drawing model, from the stock Load CLIP node with the "
+                    "model's type (krea2, flux2, qwen_image and so on), or the CLIP of the UniFusion miniature.",
                 ),
                 io.String.Input(
                     "prompt",
@@ -210,8 +214,8 @@ class VerifiRewrite(Node):
                 HiddenStatesSocket.Output(
                     "negative",
                     display_name="negative",
-                    tooltip="The usual negative: the empty prompt, with the same pictures "
-                    "for Krea 2, without them for the miniature.",
+                    tooltip="The usual negative: the empty prompt, with the same pictures where the drawing model was "
+                    "trained so, without them for the miniature and Boogu-Image.",
                 ),
                 io.String.Output("text", display_name="text", is_output_list=True, tooltip="What was written."),
                 io.String.Output("report", display_name="report"),

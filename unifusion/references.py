@@ -436,7 +436,7 @@ def prepared_lines(references: Sequence[PreparedReference]) -> list[str]:
         *parts, whole = [f"{rows} x {columns}" for rows, columns in reference.grids]
         grids = f"{len(parts)} patches of about {parts[0]} and the whole of {whole}" if parts else whole
         lines.append(
-            f"picture {number}{label}: {grids} = {reference.tokens} tokens"
+            f"image {number}{label}: {grids} = {reference.tokens} tokens"
             + (f"; {about}" if (about := describe(reference)) else "")
         )
     return lines
@@ -454,11 +454,9 @@ def combined_lines(references: Sequence[Reference], budget: int) -> list[str]:
     if budget:
         used = sum(reference.tokens for reference in prepared)
         return [*prepared_lines(prepared), f"budget: {used} of {budget} tokens, at most {references[0].tokens} a view"]
-    by_profile = ", ".join(f"{title} {tokens}" for title, tokens in sizes.items())
-    lines = [
-        f"budget 0: every view gets what the encoder's profile wants, in tokens: {by_profile}; counted above for "
-        f"the largest"
-    ]
+    most = max(sizes.values())
+    others = ", ".join(f"{tokens} for {title}" for title, tokens in sizes.items() if tokens != most)
+    lines = [f"budget 0: every view is read as large as the model wants it: {most} tokens, {others}"]
     if all(reference.tokens for reference in references):
         lines = []  # a Combine in front has set the sizes
     return [*prepared_lines(prepared), *lines]

@@ -82,6 +82,28 @@ class Graph:
                 left += 340 + GAP
         return found
 
+    def panel(self) -> tuple[list[tuple[str, str]], list[str]]:
+        """What stands outside in app mode: (key or title of a subgraph, widget) of prompts, pictures and seeds, in the
+        order of the columns, and the keys of the results."""
+        found: list[tuple[int, str, str]] = []
+        inside = {key for subgraph in self.subgraphs.values() for key in subgraph.nodes}
+        for order, widgets in enumerate((("prompt",), ("picture", "image"), ("seed",))):
+            for _, column in self.columns:
+                for place, _ in column:
+                    outside = [name for _, name in self.subgraphs[place].outside] if place in self.subgraphs else []
+                    node = self.nodes.get(place)
+                    # The seed of a rewrite counts only where it is drawn by chance; the sampler's is the picture's.
+                    own = list(node.inputs) if node and place not in inside else []
+                    if node and node.type == "UniFusionVerifiRewrite":
+                        own.remove("seed")
+                    found += [(order, place, name) for name in widgets if name in [*outside, *own]]
+        found = [one for one in found if not isinstance(self._value(one[1], one[2]), tuple)]
+        results = [key for key, node in self.nodes.items() if node.type in ("SaveImage", "UniFusionInspect")]
+        return [(place, name) for _, place, name in found], results
+
+    def _value(self, place: str, name: str):
+        return self.nodes[place].inputs.get(name) if place in self.nodes else None
+
     def ids(self) -> dict[str, int]:
         return {key: number for number, key in enumerate(self.nodes, 1)}
 
@@ -108,7 +130,7 @@ def sample(picture: str) -> Node:
     return Node("UniFusionSamplePicture", {"picture": picture})
 
 
-def encode(prompt: str, clip=("load", 1), **more) -> Node:
+def encode(prompt: str | tuple[str, int], clip=("load", 1), **more) -> Node:
     return Node(
         "UniFusionVLMEncode",
         {
@@ -143,6 +165,7 @@ def verifi(prompt: str, clip=("load", 1), system_prompt="as the profile", **more
             "precision": "auto",
             "taps": "",
             "as_written": False,
+            "variations": 1,
             **more,
         },
     )
@@ -242,16 +265,39 @@ WORLD = (
 )
 OWN = "**Your own picture:** drag it onto the canvas and lead the `IMAGE` of its *Load Image* where *Sample Picture* leads."
 
-KREA_NOTE = """## Files for this workflow
+KREA_NOTE = """## {title}
 
-Put each file into the folder named, then press *R* on the canvas.
+Put each file into its folder, then press *R* on the canvas.
 
-| folder | file |
-|---|---|
-| `models/diffusion_models` | [{dit}]({files}diffusion_models/{dit}) |
-| `models/text_encoders` | [qwen3vl_4b_fp8_scaled.safetensors]({files}text_encoders/qwen3vl_4b_fp8_scaled.safetensors) |
-| `models/vae` | [qwen_image_vae.safetensors]({files}vae/qwen_image_vae.safetensors) |
+**models/diffusion_models** (about 13 GB)
+[{dit}]({files}diffusion_models/{dit})
+
+**models/text_encoders** (about 5 GB)
+[qwen3vl_4b_fp8_scaled.safetensors]({files}text_encoders/qwen3vl_4b_fp8_scaled.safetensors)
+
+**models/vae** (about 0.3 GB)
+[qwen_image_vae.safetensors]({files}vae/qwen_image_vae.safetensors)
+{more}
+**Memory.** A 16 GB card holds the drawing model whole; with less, ComfyUI keeps a part in main memory (32 GB) and
+draws slower. Encoder and drawing model need not fit together: the encoder makes way.
+
+**Size.** Best near one megapixel: 1024 x 1024, 1248 x 832, 832 x 1248. Width and height are on the node that draws.
+
+**Prompt.** {advice}
+
+**Licence.** The weights come under Krea's own licence, to be read [beside the files](https://huggingface.co/Comfy-Org/Krea-2) before they
+are used for work; this pack is Apache-2.0.
 """
+TURBO_ADVICE = (
+    "A few words are enough: *VERIFI Rewrite* writes the description, in the prompt's language. Say what must be there; "
+    "what you leave open it chooses. Text and prompt together should stay below 512 tokens, about 350 words. No negative "
+    "is needed: Turbo draws 8 steps at CFG 1."
+)
+RAW_ADVICE = (
+    "Here the prompt is read as it is: describe subject, place, light and manner in whole sentences, up to about 350 "
+    "words (512 tokens). `(word:1.4)` makes a word count more. Raw draws 28 steps at CFG 4.5 and takes several times as "
+    "long as Turbo; the second drawing adds detail, `denoise` says how much."
+)
 
 
 def krea_loaders(dit: str) -> dict[str, Node]:
@@ -415,6 +461,7 @@ INSPECT = Graph(
                 "silence": SILENCED,
                 "view": "all pages",
                 "images.image0": ("first", 0),
+                "pages": "one page",
             },
         ),
         **drawing("encode", seed=2),
@@ -529,12 +576,13 @@ TURBO = Graph(
         **drawing("rewrite", model=("unet", 0), vae=("vae", 0), size=1024, preset="Krea 2 Turbo"),
         "save": save("decode", "Krea 2 Turbo"),
     },
-    [KREA_NOTE.format(dit=TURBO_DIT, files=KREA_FILES)],
+    [KREA_NOTE.format(title="Krea 2 Turbo", dit=TURBO_DIT, files=KREA_FILES, advice=TURBO_ADVICE, more="")],
     [
-        (360, [("unet", 120), ("clip", 140), ("vae", 100), ("note", 420)]),
-        (460, [("rewrite", 800)]),
-        (300, [("Draw", 260)]),
-        (600, [("save", 700)]),
+        (280, [("unet", 120), ("clip", 140), ("vae", 100)]),
+        (400, [("note", 840)]),
+        (430, [("rewrite", 800)]),
+        (240, [("Draw", 260)]),
+        (380, [("save", 480)]),
     ],
     subgraphs={"Draw": drawing_subgraph(last="decode")},
     runs=False,
@@ -572,13 +620,18 @@ RAW = Graph(
         "save": save("decode_again", "Krea 2 Raw"),
     },
     [
-        KREA_NOTE.format(dit=RAW_DIT, files=KREA_FILES)
-        + f"| `models/upscale_models` | [{UPSCALER}](https://huggingface.co/Comfy-Org/Real-ESRGAN_repackaged/resolve/main/"
-        f"{UPSCALER}) |\n"
+        KREA_NOTE.format(
+            title="Krea 2 Raw",
+            dit=RAW_DIT,
+            files=KREA_FILES,
+            advice=RAW_ADVICE,
+            more="\n**models/upscale_models** (about 0.07 GB)\n"
+            f"[{UPSCALER}](https://huggingface.co/Comfy-Org/Real-ESRGAN_repackaged/resolve/main/{UPSCALER})\n",
+        )
     ],
     [
-        (330, [("unet", 120), ("clip", 140), ("vae", 100), ("upscaler", 100), ("note", 420)]),
-        (400, [("encode", 460)]),
+        (330, [("unet", 120), ("clip", 140), ("vae", 100), ("upscaler", 100)]),
+        (420, [("encode", 400), ("note", 660)]),
         (270, [("pool", 300)]),
         (290, [("Draw, enlarge, draw the details", 340)]),
         (440, [("save", 560)]),
@@ -674,4 +727,395 @@ COMPARE = Graph(
     subgraphs={"Draw": drawing_subgraph()},
 )
 
-GRAPHS = [TEXT, PLAIN, EDIT, TWO, INSPECT, SAVED, STYLE, TURBO, RAW, REGIONS, COMPARE]
+
+HUGGING_FACE = "https://huggingface.co/Comfy-Org/"
+AGAIN = "encode the rewritten text as a prompt"
+
+
+def from_template(folder: str, path: str) -> dict:
+    """A file as ComfyUI's own template of the model links it."""
+    return model_file(folder, path.split("/")[-1], f"{HUGGING_FACE}{path}")
+
+
+def loaders(unet: dict, clip: dict, kind: str, vae: dict) -> dict[str, Node]:
+    return {
+        "unet": Node("UNETLoader", {"unet_name": unet["name"], "weight_dtype": "default"}, models=[unet]),
+        "clip": Node("CLIPLoader", {"clip_name": clip["name"], "type": kind, "device": "default"}, models=[clip]),
+        "vae": Node("VAELoader", {"vae_name": vae["name"]}, models=[vae]),
+    }
+
+
+def about(*files: dict, size: str, licence: str, advice: str) -> str:
+    """The note of a model's template: files, size and memory, licence, how to prompt."""
+    rows = "".join(f"| `models/{file['directory']}` | [{file['name']}]({file['url']}) |\n" for file in files)
+    return (
+        "## Files for this workflow\n\nPut each file into the folder named, then press *R* on the canvas.\n\n"
+        f"| folder | file |\n|---|---|\n{rows}\n**Size and memory:** {size}\n\n**Licence:** {licence}\n\n"
+        f"**Prompts:** {advice}"
+    )
+
+
+KLEIN_FILES = (
+    from_template(
+        "diffusion_models", "flux2-klein/resolve/main/split_files/diffusion_models/flux-2-klein-4b.safetensors"
+    ),
+    from_template("text_encoders", "flux2-klein/resolve/main/split_files/text_encoders/qwen_3_4b.safetensors"),
+    from_template("vae", "flux2-dev/resolve/main/split_files/vae/flux2-vae.safetensors"),
+)
+KLEIN = Graph(
+    "12 FLUX.2 klein with VERIFI",
+    {
+        **loaders(*KLEIN_FILES[:2], "flux2", KLEIN_FILES[2]),
+        "rewrite": verifi("a hedgehog in a tiny party hat, flash photo", ("clip", 0), selection=AGAIN),
+        "latent": Node("EmptyFlux2LatentImage", {"width": 1024, "height": 1024, "batch_size": 1}),
+        "pool": pool("rewrite", ("unet", 0)),
+        "draw": sampler("pool", preset="FLUX.2 klein"),
+        "decode": decode("draw", ("vae", 0)),
+        "save": save("decode", "FLUX.2 klein"),
+    },
+    [
+        about(
+            *KLEIN_FILES,
+            size="model and encoder have 4 billion parameters each, about 8 GB a file in bf16; ComfyUI loads one after the "
+            "other.",
+            licence="4B: Apache 2.0; 9B: FLUX non-commercial.",
+            advice="a few words; Qwen3-4B, which is loaded anyway, writes them out in your language. The text is then read "
+            "as a prompt, which is nearest to the model's training; another `selection` takes the states of the pass that "
+            "wrote.",
+        )
+    ],
+    [
+        (360, [("unet", 120), ("clip", 140), ("vae", 100), ("note", 560)]),
+        (460, [("rewrite", 800)]),
+        (300, [("Draw", 260)]),
+        (600, [("save", 700)]),
+    ],
+    subgraphs={"Draw": drawing_subgraph(last="decode")},
+    runs=False,
+)
+
+Z_IMAGE_FILES = (
+    from_template(
+        "diffusion_models", "z_image_turbo/resolve/main/split_files/diffusion_models/z_image_turbo_bf16.safetensors"
+    ),
+    from_template("text_encoders", "z_image_turbo/resolve/main/split_files/text_encoders/qwen_3_4b.safetensors"),
+    from_template("vae", "z_image_turbo/resolve/main/split_files/vae/ae.safetensors"),
+)
+Z_IMAGE = Graph(
+    "13 Z-Image Turbo with VERIFI",
+    {
+        **loaders(*Z_IMAGE_FILES[:2], "lumina2", Z_IMAGE_FILES[2]),
+        "rewrite": verifi(
+            'a night market in the rain, a sign that says "猫"', ("clip", 0), selection=AGAIN, max_length=512
+        ),
+        "latent": Node("EmptySD3LatentImage", {"width": 1024, "height": 1024, "batch_size": 1}),
+        "pool": pool("rewrite", ("unet", 0)),
+        "draw": sampler("pool", preset="Z-Image Turbo"),
+        "decode": decode("draw", ("vae", 0)),
+        "save": save("decode", "Z-Image Turbo"),
+    },
+    [
+        about(
+            *Z_IMAGE_FILES,
+            size="20.8 GB of files; model and encoder are loaded one after the other.",
+            licence="Apache 2.0.",
+            advice="a few words in English or Chinese; Qwen3-4B, which is loaded anyway, writes out what a camera would see, "
+            "in your language. Words to be read stand in quotation marks.",
+        )
+    ],
+    [
+        (360, [("unet", 120), ("clip", 140), ("vae", 100), ("note", 560)]),
+        (460, [("rewrite", 800)]),
+        (300, [("Draw", 260)]),
+        (600, [("save", 700)]),
+    ],
+    subgraphs={"Draw": drawing_subgraph(last="decode")},
+    runs=False,
+)
+
+QWEN_EDIT_FILES = (
+    from_template(
+        "diffusion_models",
+        "Qwen-Image-Edit_ComfyUI/resolve/main/split_files/diffusion_models/qwen_image_edit_2511_bf16.safetensors",
+    ),
+    from_template(
+        "text_encoders",
+        "HunyuanVideo_1.5_repackaged/resolve/main/split_files/text_encoders/qwen_2.5_vl_7b_fp8_scaled.safetensors",
+    ),
+    from_template("vae", "Qwen-Image_ComfyUI/resolve/main/split_files/vae/qwen_image_vae.safetensors"),
+    model_file("text_encoders", "qwen3vl_4b_fp8_scaled.safetensors"),
+)
+WRITER = QWEN_EDIT_FILES[3]
+QWEN_EDIT = Graph(
+    "14 Qwen-Image Edit with VERIFI",
+    {
+        **loaders(*QWEN_EDIT_FILES[:2], "qwen_image", QWEN_EDIT_FILES[2]),
+        "writer": Node(
+            "CLIPLoader",
+            {"clip_name": WRITER["name"], "type": "krea2", "device": "default"},
+            "Load CLIP (writes)",
+            models=[WRITER],
+        ),
+        "picture": sample("red heart on white"),
+        "rewrite": verifi(
+            "paint it blue, on green paper", ("writer", 0), "Qwen-Image Edit", **{"images.image0": ("picture", 0)}
+        ),
+        "scale": Node("FluxKontextImageScale", {"image": ("picture", 0)}),
+        "latent": Node("VAEEncode", {"pixels": ("scale", 0), "vae": ("vae", 0)}),
+        "encode": encode(("rewrite", 2), ("clip", 0), **{"images.image0": ("scale", 0)}),
+        "shift": Node("ModelSamplingAuraFlow", {"model": ("unet", 0), "shift": 3.1}),
+        "norm": Node("CFGNorm", {"model": ("shift", 0), "strength": 1.0, "pre_cfg": False}),
+        "pool": pool("encode", ("norm", 0)),
+        "above": Node("ReferenceLatent", {"conditioning": ("pool", 1), "latent": ("latent", 0)}),
+        "below": Node("ReferenceLatent", {"conditioning": ("pool", 2), "latent": ("latent", 0)}),
+        "draw": Node(
+            "KSampler",
+            {
+                "model": ("pool", 0),
+                "seed": 1,
+                "steps": 20,
+                "cfg": 4.0,
+                "sampler_name": "euler",
+                "scheduler": "simple",
+                "positive": ("above", 0),
+                "negative": ("below", 0),
+                "latent_image": ("latent", 0),
+                "denoise": 1.0,
+            },
+        ),
+        "decode": decode("draw", ("vae", 0)),
+        "save": save("decode", "Qwen-Image Edit"),
+    },
+    [
+        about(
+            *QWEN_EDIT_FILES,
+            size="about 51 GB of files with the model in bf16, and the small CLIP that writes.",
+            licence="Apache 2.0.",
+            advice="an instruction. ComfyUI 0.30 cannot write with this model's own encoder, so Qwen3-VL-4B writes it out and "
+            "*VLM Encode* inside the subgraph reads text and picture. Without the second CLIP, write into *VLM Encode*.\n\n"
+            + OWN,
+        )
+    ],
+    [
+        (360, [("writer", 140), ("unet", 120), ("clip", 140), ("vae", 100), ("picture", 110)]),
+        (430, [("rewrite", 800)]),
+        (380, [("Read and draw", 260), ("note", 560)]),
+        (520, [("save", 620)]),
+    ],
+    subgraphs={
+        "Read and draw": Subgraph(
+            ["scale", "latent", "encode", "shift", "norm", "pool", "above", "below", "draw", "decode"],
+            [("draw", "seed"), ("draw", "steps"), ("draw", "cfg")],
+        )
+    },
+    runs=False,
+)
+
+IDEOGRAM_FILES = (
+    from_template("diffusion_models", "Ideogram-4/resolve/main/diffusion_models/ideogram4_fp8_scaled.safetensors"),
+    from_template("text_encoders", "Qwen3-VL/resolve/main/text_encoders/qwen3vl_8b_fp8_scaled.safetensors"),
+    from_template("vae", "flux2-dev/resolve/main/split_files/vae/flux2-vae.safetensors"),
+    from_template(
+        "diffusion_models", "Ideogram-4/resolve/main/diffusion_models/ideogram4_unconditional_fp8_scaled.safetensors"
+    ),
+)
+UNCONDITIONAL = IDEOGRAM_FILES[3]
+IDEOGRAM = Graph(
+    "15 Ideogram 4 with VERIFI",
+    {
+        **loaders(*IDEOGRAM_FILES[:2], "ideogram4", IDEOGRAM_FILES[2]),
+        "without": Node(
+            "UNETLoader",
+            {"unet_name": UNCONDITIONAL["name"], "weight_dtype": "default"},
+            "Load Diffusion Model (without text)",
+            models=[UNCONDITIONAL],
+        ),
+        "size": Node("ResolutionSelector", {"aspect_ratio": "1:1 (Square)", "megapixels": 1.0, "multiple": 16}),
+        "rewrite": verifi('a poster for a jazz night, bold letters that say "BLUE HOUR"', ("clip", 0), max_length=1024),
+        "pool": pool("rewrite", ("unet", 0)),
+        "late": Node("CFGOverride", {"model": ("pool", 0), "cfg": 3.0, "start_percent": 0.7, "end_percent": 1.0}),
+        "zeros": Node("ConditioningZeroOut", {"conditioning": ("pool", 1)}),
+        "guide": Node(
+            "DualModelGuider",
+            {
+                "model": ("late", 0),
+                "model_negative": ("without", 0),
+                "positive": ("pool", 1),
+                "cfg": 7.0,
+                "negative": ("zeros", 0),
+            },
+        ),
+        "noise": Node("RandomNoise", {"noise_seed": 1}),
+        "euler": Node("KSamplerSelect", {"sampler_name": "euler"}),
+        "sigmas": Node(
+            "Ideogram4Scheduler", {"steps": 20, "width": ("size", 0), "height": ("size", 1), "mu": 0.0, "std": 1.75}
+        ),
+        "latent": Node("EmptyFlux2LatentImage", {"width": ("size", 0), "height": ("size", 1), "batch_size": 1}),
+        "draw": Node(
+            "SamplerCustomAdvanced",
+            {
+                "noise": ("noise", 0),
+                "guider": ("guide", 0),
+                "sampler": ("euler", 0),
+                "sigmas": ("sigmas", 0),
+                "latent_image": ("latent", 0),
+            },
+        ),
+        "decode": decode("draw", ("vae", 0)),
+        "save": save("decode", "Ideogram 4"),
+    },
+    [
+        about(
+            *IDEOGRAM_FILES,
+            size="26.5 GB of files in fp8; two drawing models guide each other.",
+            licence="Ideogram's non-commercial agreement.",
+            advice="a few words; Qwen3-VL-8B, which is loaded anyway, writes the JSON caption that the model was trained "
+            "with, in your language. A caption that breaks off is closed and the report says so: raise `max_length`. A "
+            "caption of your own goes into `edited_text`.",
+        )
+    ],
+    [
+        (360, [("unet", 120), ("without", 120), ("clip", 140), ("vae", 100), ("size", 150)]),
+        (440, [("rewrite", 800)]),
+        (380, [("Draw", 260), ("note", 560)]),
+        (520, [("save", 620)]),
+    ],
+    subgraphs={
+        "Draw": Subgraph(
+            ["pool", "late", "zeros", "guide", "noise", "euler", "sigmas", "latent", "draw", "decode"],
+            [("noise", "noise_seed"), ("sigmas", "steps")],
+        )
+    },
+    runs=False,
+)
+
+GRAPHS = [
+    TEXT,
+    PLAIN,
+    EDIT,
+    TWO,
+    INSPECT,
+    SAVED,
+    STYLE,
+    TURBO,
+    RAW,
+    REGIONS,
+    COMPARE,
+    KLEIN,
+    Z_IMAGE,
+    QWEN_EDIT,
+    IDEOGRAM,
+]
+
+
+@dataclass
+class Blueprint:
+    """A graph as one node of the library.
+
+    Attributes:
+        name: of the file and of the node.
+        description, aliases: shown and searched in the library.
+        nodes: all of it; those in ``outside`` only stand in for what a creator connects.
+        outside: keys of the nodes that stay outside.
+        widgets: (key, widget, name outside).
+        sockets: (key, input, name outside) of links from outside.
+        outputs: (key, number, name outside).
+    """
+
+    name: str
+    description: str
+    nodes: dict[str, Node]
+    outside: list[str]
+    widgets: list[tuple[str, str, str]]
+    sockets: list[tuple[str, str, str]]
+    outputs: list[tuple[str, int, str]]
+    aliases: list[str] = field(default_factory=lambda: ["UniFusion", "VERIFI"])
+
+    def graph(self) -> Graph:
+        """All of it flat on the canvas."""
+        return Graph(self.name, self.nodes, [], [(340, [(key, 300)]) for key in self.nodes])
+
+
+def _blueprint(name: str, description: str, nodes: dict[str, Node], source: str, sockets, **more) -> Blueprint:
+    """Prompt, seed and size outside; pictures and models as sockets; the picture and its text come out."""
+    size = nodes["latent"].inputs["width"]
+    text = [(source, 2, "text")] if nodes[source].type == "UniFusionVerifiRewrite" else []
+    return Blueprint(
+        f"{name} (UniFusion)",
+        f"{description} {'For Krea 2 set width and height to 1024.' if size == 128 else ''}".strip(),
+        nodes,
+        [key for key in nodes if key in ("load", "first", "second", "save")],
+        [
+            (source, "prompt", "prompt"),
+            ("draw", "seed", "seed"),
+            *((("latent", side, side)) for side in ("width", "height")),
+        ],
+        [*sockets],
+        [("decode", 0, "image"), *text],
+        **more,
+    )
+
+
+def _drawn(source: str, **more) -> dict[str, Node]:
+    made = {**drawing(source, preset="auto", **more), "save": save("decode")}
+    made.pop("shown", None)
+    return made
+
+
+MODELS = [("pool", "model", "model"), ("decode", "vae", "vae")]
+BLUEPRINTS = [
+    _blueprint(
+        "Text to picture",
+        "A few words are rewritten by the encoder that is loaded anyway, and drawn.",
+        {"load": load(), "rewrite": verifi("a red circle and a blue star"), **_drawn("rewrite")},
+        "rewrite",
+        [("rewrite", "clip", "clip"), *MODELS],
+    ),
+    _blueprint(
+        "Edit by instruction",
+        "A picture and what to change in it: the vision-language model reads both and writes what is drawn.",
+        {
+            "load": load(),
+            "first": sample("red circle on white"),
+            "rewrite": verifi("make the circle green", **{"images.image0": ("first", 0)}),
+            **_drawn("rewrite"),
+        },
+        "rewrite",
+        [("rewrite", "clip", "clip"), ("rewrite", "images.image0", "picture"), *MODELS],
+    ),
+    _blueprint(
+        "Two references",
+        "Two pictures for one prompt, which may call them @first and @second; names and strengths are on the board inside.",
+        {
+            "load": load(),
+            "first": sample("red heart on white"),
+            "second": sample("yellow star on navy"),
+            "combine": board(("first", "first", 1.0), ("second", "second", 1.0)),
+            "rewrite": verifi("@first and @second together", references=("combine", 0)),
+            **_drawn("rewrite"),
+        },
+        "rewrite",
+        [
+            ("rewrite", "clip", "clip"),
+            ("combine", "images.image0", "picture 1"),
+            ("combine", "images.image1", "picture 2"),
+            *MODELS,
+        ],
+    ),
+    _blueprint(
+        "Krea 2 Turbo",
+        "Krea 2 Turbo with its loaders: a few words, and a picture if you like, are rewritten and drawn.",
+        {
+            **krea_loaders(TURBO_DIT),
+            "first": sample("red circle on white"),
+            "rewrite": verifi(
+                "a fox reading a newspaper in a cafe, morning light", ("clip", 0), **{"images.image0": ("first", 0)}
+            ),
+            **drawing("rewrite", model=("unet", 0), vae=("vae", 0), size=1024, preset="Krea 2 Turbo"),
+            "save": save("decode"),
+        },
+        "rewrite",
+        [("rewrite", "images.image0", "picture")],
+        aliases=["UniFusion", "VERIFI", "Krea 2", "Krea 2 Turbo"],
+    ),
+]
