@@ -10,7 +10,7 @@ import torch
 from .encoding import forget_prompts
 from .host import pack
 from .measure import Figure, figure, interleaved
-from .random_sizes import clip, model, pipeline, prompt_of, vae_weights
+from .random_sizes import clip, keep_no_states, model, pipeline, prompt_of, vae_weights
 
 STOCK_STEP = "ComfyUI's own step (pools again at every step)"
 PIPELINE = "diffusers' Krea2Pipeline"
@@ -26,7 +26,7 @@ class Picture:
         self.encode = pack("unifusion.comfy_bridge.actions.encode").run
         self.pool = pack("unifusion.comfy_bridge.actions.pool").run
         self.fusion = pack("unifusion.comfy_bridge.drawers.fusion_model").FusionModel
-        self.clip, self.model = clip(), model()
+        self.clip, self.model = keep_no_states(clip()), model()
 
     def latent(self, side: int, batch: int = 1) -> dict:
         return {"samples": torch.zeros(batch, 16, 1, side // 8, side // 8)}

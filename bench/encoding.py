@@ -11,7 +11,7 @@ import torch
 
 from .host import pack
 from .measure import Figure, figure, interleaved, peak_megabytes
-from .random_sizes import clip, prompt_of
+from .random_sizes import clip, keep_no_states, prompt_of
 
 STOCK, TRANSFORMERS = "ComfyUI's CLIPTextEncode", "transformers' output_hidden_states"
 SIDE = 384  # pixels; 144 tokens a picture, the size that Krea 2 gets, so nobody enlarges it
@@ -32,7 +32,7 @@ class Sides:
     def __init__(self):
         from harness.reference_krea2 import transformers_vlm
 
-        self.clip, self.run = clip(), pack("unifusion.comfy_bridge.actions.encode").run
+        self.clip, self.run = keep_no_states(clip()), pack("unifusion.comfy_bridge.actions.encode").run
         self.other = transformers_vlm(self.clip)
         self.tokenizer = getattr(self.clip.tokenizer, self.clip.tokenizer.clip).tokenizer
         profile = pack("unifusion.profiles").PROFILES["krea2"]

@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from .host import pack
 from .measure import Figure, figure, interleaved
+from .random_sizes import keep_no_states
 
 LANGUAGE = dict(hidden_size=256, intermediate_size=1024, num_attention_heads=4, num_key_value_heads=2)
 SETTINGS = dict(temperature=0.7, top_p=0.95, top_k=64, min_p=0.05, repetition_penalty=1.05)  # TextGenerate's own
@@ -32,7 +33,7 @@ class Sides:
         self.kept = pack("unifusion.comfy_bridge.encoders.kept")
         from harness.random_krea2 import make_clip
 
-        self.clip = make_clip(language=LANGUAGE)
+        self.clip = keep_no_states(make_clip(language=LANGUAGE))
         self.vlm = self.rewrite.VLM(self.clip)
         system = pack("unifusion.system_prompts").SYSTEM_PROMPTS[SYSTEM]
         chat = pack("unifusion.messages").chat

@@ -11,7 +11,8 @@ pytest.importorskip("accelerate")
 pytest.importorskip("pydantic")
 
 from recipes.miniature.as_files import write
-from recipes.miniature.dit_data import EDIT_STAGE, draw_example
+from recipes.miniature.chats import CONDITIONS
+from recipes.miniature.dit_data import EDIT_STAGE, WITH_INSTRUCTION, draw_example
 from recipes.miniature.frozen_vlm import load_vlm
 from unifusion.training import runs
 from unifusion.training.__main__ import main
@@ -52,9 +53,9 @@ def test_the_trainer_reads_the_states_that_the_recipe_trains_on(config):
     for example, made in zip(drawn, run.examples, strict=True):
         task = "edit" if example.chat.pictures else "text"
         ours = made.conditions[task].encode(run.encoder, run.contract)
-        selection = "images and prompt" if example.instruction else "images and rewritten text"
-        theirs = frozen.encode([example.chat], selections=[selection])
-        chosen = theirs.selected[0]
+        selection = WITH_INSTRUCTION if example.instruction else CONDITIONS
+        chosen = frozen.tokenizer.collate([example.chat], selections=[selection]).selected[0]
+        theirs = frozen.encode([example.chat])
         kinds.add((task, bool(example.chat.answer)))
         assert ours.roles.tolist() == theirs.roles[0][chosen].tolist()
         torch.testing.assert_close(ours.states[0], theirs.states[0][chosen], atol=5e-4, rtol=1e-3)
