@@ -82,17 +82,17 @@ def main() -> None:
     pack("unifusion.profiles")  # ComfyUI must be on the path before the parts are imported
     import comfy.utils
 
-    from . import draw, encode, graph, models, references, verifi
+    from . import drawing, encoding, model_rows, random_sizes, reference_reuse, rewriting, whole_graph
 
     comfy.utils.set_progress_bar_enabled(False)
     # Through the server first: what is measured in this process later would take its cores and memory.
     parts: dict[str, Callable[[], list[Figure]]] = {
-        "graph": lambda: graph.figures(given.quick),
-        "encode": lambda: encode.figures(given.quick),
-        "draw": lambda: draw.figures(given.quick),
+        "graph": lambda: whole_graph.figures(given.quick),
+        "encode": lambda: encoding.figures(given.quick),
+        "draw": lambda: drawing.figures(given.quick),
     }
     if not given.quick:
-        parts |= {"verifi": verifi.figures, "references": references.figures}
+        parts |= {"verifi": rewriting.figures, "references": reference_reuse.figures, "models": model_rows.figures}
     wanted = [part.strip() for part in given.only.split(",") if part.strip()] or list(parts)
     figures: list[Figure] = []
     start = time.time()
@@ -104,7 +104,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     about = {
         "machine": machine(),
-        "models": models.SIZES,
+        "models": random_sizes.SIZES,
         "quick": given.quick,
         "seconds": round(time.time() - start),
         "figures": [f.as_dict() for f in figures],
@@ -113,7 +113,7 @@ def main() -> None:
         about["peak_vram_mb"] = torch.cuda.max_memory_allocated() / 2**20
     (given.out / "bench.json").write_text(json.dumps(about, indent=1))
     plot(figures, given.out / "bench.png")
-    text = f"{machine()}. {models.SIZES}. {about['seconds']} s.\n\n{table(figures)}\n"
+    text = f"{machine()}. {random_sizes.SIZES}. {about['seconds']} s.\n\n{table(figures)}\n"
     (given.out / "bench.md").write_text(text)
     print(text)
 

@@ -143,6 +143,7 @@ def verifi(prompt: str, clip=("load", 1), system_prompt="as the profile", **more
             "precision": "auto",
             "taps": "",
             "as_written": False,
+            "variations": 1,
             **more,
         },
     )
