@@ -1,8 +1,9 @@
 from comfy_api.latest import io, ui
 
 from ..unifusion.before_queue import check_gains
-from ..unifusion.comfy_bridge.actions import pool
+from ..unifusion.comfy_bridge.actions import pool, presets
 from ..unifusion.layer_gains import CUSTOM, PRESETS
+from ..unifusion.own_presets import GAINS
 from .checked import Node
 from .sockets import CATEGORY, HiddenStatesSocket
 
@@ -38,7 +39,7 @@ class LayerwiseAttentionPool(Node):
                 HiddenStatesSocket.Input("positive", tooltip="From VLM Encode or VERIFI Rewrite."),
                 io.Combo.Input(
                     "gain_preset",
-                    options=[*PRESETS, CUSTOM],
+                    options=[*PRESETS, CUSTOM, *presets.names(GAINS)],
                     default=next(iter(PRESETS)),
                     tooltip="Gains of single layers before pooling. 'off' changes nothing.",
                 ),
@@ -90,6 +91,7 @@ class LayerwiseAttentionPool(Node):
     def execute(
         cls, model, positive, gain_preset, gains="", keep_rms=True, negative=None, images_only=None, join=None
     ) -> io.NodeOutput:
+        gain_preset, gains = presets.gains(gain_preset, gains)
         *outputs, report = pool.run(
             model,
             positive,
@@ -104,5 +106,5 @@ class LayerwiseAttentionPool(Node):
 
     @classmethod
     def validate_inputs(cls, gain_preset=None, gains=None, join=None):
-        check_gains(gain_preset, gains)
+        check_gains(*presets.gains(gain_preset, gains))
         return True

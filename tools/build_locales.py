@@ -81,6 +81,66 @@ def node_definitions(info: dict, translate) -> dict:
     }
 
 
+HEADINGS = {"ja": ("入力", "出力", "よくある間違い"), "zh": ("输入", "输出", "常见错误")}
+
+
+def help_page(node: str, about: dict, inputs: dict, mistakes: list[str], language: str) -> str:
+    """A help page in another language: the English one's picture, names and tooltips, and what goes wrong.
+
+    Args:
+        about: of the node in ``nodeDefs.json`` of that language.
+        inputs: id -> (name, tooltip) of the node's own inputs, in their order.
+        mistakes: in that language.
+    """
+    into, out, wrong = HEADINGS[language]
+    rows = [f"| `{name}` | {shown} | {tooltip} |" for name, (shown, tooltip) in inputs.items()]
+    outputs = [f"| {one['name']} | {one.get('tooltip', '')} |" for one in about["outputs"].values()]
+    return "\n".join(
+        [
+            f"# {about['display_name']}",
+            "",
+            about["description"],
+            "",
+            f"![{about['display_name']}](pictures/{node}.png)",
+            "",
+            f"## {into}",
+            "",
+            "| | | |",
+            "|---|---|---|",
+            *rows,
+            "",
+            f"## {out}",
+            "",
+            "| | |",
+            "|---|---|",
+            *outputs,
+            "",
+            f"## {wrong}",
+            "",
+            *(f"- {one}" for one in mistakes),
+            "",
+        ]
+    )
+
+
+def write_help(info: dict, language: str, definitions: dict, translate) -> None:
+    """``web/docs/<node>/<language>.md`` of every node; a node without translated mistakes is printed."""
+    texts = json.loads((PACK / "tools" / "translations" / "help.json").read_text(encoding="utf-8"))
+    for node, about in info.items():
+        mistakes = texts.get(node, {}).get(language, [])
+        if not mistakes:
+            print(f"{language}: no common mistakes for {node} in help.json")
+        own = {}
+        for group in ("required", "optional"):
+            for name, (_, options) in about["input"].get(group, {}).items():
+                shown = options.get("display_name") or name.replace("_", " ")
+                own[name] = (translate(shown), translate(options.get("tooltip") or ""))
+        folder = PACK / "web" / "docs" / node
+        folder.mkdir(exist_ok=True)
+        page = help_page(node, definitions[node], own, mistakes, language)
+        (folder / f"{language}.md").write_text(page, encoding="utf-8")
+
+
 def slot_name(text: str) -> bool:
     """Whether a text is the name of a growing socket, which is the same in every language."""
     return text.rstrip("0123456789") in ("image", "states") and text[-1].isdigit()
@@ -99,6 +159,8 @@ def main() -> None:
                 if text not in table and not slot_name(text):
                     print(f"{language}: not translated: {text}")
             definitions = node_definitions(info, lambda text, table=table: table.get(text, text))
+            if language in HEADINGS:
+                write_help(info, language, definitions, lambda text, table=table: table.get(text, text))
         folder = PACK / "locales" / language
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in (("nodeDefs.json", definitions), ("main.json", {"dataTypes": DATA_TYPES[language]})):

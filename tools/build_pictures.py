@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 HELP = PACK / "web" / "docs" / "pictures"
 TOUR = PACK / "docs" / "pictures"
 MARGIN = 24
-IN_NO_TEMPLATE = ("UniFusionGuider", "UniFusionLabelledSheet")
+IN_NO_TEMPLATE = ("UniFusionGuider", "UniFusionLabelledSheet", "UniFusionSavePreset")
 
 
 def slug(graph: Graph) -> str:
@@ -54,7 +54,7 @@ def shot(page, box: tuple[float, float, float, float], scale: float) -> Image.Im
         app.canvas.ds.offset = [110 / scale - x, 90 / scale - y]; app.canvas.setDirty(true, true) }""",
         [x - MARGIN, y - MARGIN, scale],
     )
-    page.mouse.move(size["width"] - 8, 300)  # not over a tab, which would open its preview
+    page.mouse.move(page.viewport_size["width"] - 4, 300)  # not over a tab, which would open its preview
     page.wait_for_timeout(900)
     clip = {"x": 110, "y": 90, "width": (width + 2 * MARGIN) * scale, "height": (height + 2 * MARGIN) * scale}
     return Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness.browser import LINKS_UNDER_NODES, open_page
 from harness.comfy_server import PACK, Server
-from harness.graphs import GRAPHS, PACK_ID, TEXT, Graph
+from harness.graphs import BLUEPRINTS, GRAPHS, PACK_ID, TEXT, Graph
 
 BUILD = """
 async ({nodes, groups, notes, subgraphs, places, pack}) => {
@@ -77,6 +77,10 @@ async ({nodes, groups, notes, subgraphs, places, pack}) => {
     });
     const { node } = app.graph.convertToSubgraph(new Set(keys.map((key) => made[key])));
     node.title = node.subgraph.name = title;
+    for (const input of node.subgraph.inputs) {
+      const counted = /(?:^|\\.)image(\\d+)$/.exec(input.name);  // sockets are counted from 1, as prompts count pictures
+      if (counted) node.subgraph.renameInput(input, `image ${Number(counted[1]) + 1}`);
+    }
     // The frontend also puts the seed of a second sampler outside.
     const wanted = new Set(outside.map(([, name]) => name));
     const linked = new Set(node.inputs.filter((input) => input.link != null).map((input) => input.name));
@@ -122,14 +126,17 @@ ROUTE = """
 """
 
 SERIALIZE = """
-() => {
+({panel, ids}) => {
   const graph = app.graph.serialize();
   // Subgraphs that are made one after another share the values outside until they are loaded; each gets its own here.
   for (const node of graph.nodes) {
     const values = window.outside[node.id];
     if (values) node.widgets_values = app.graph.getNodeById(node.id).widgets.map((widget) => values[widget.name]);
   }
-  graph.extra = { ...graph.extra, ds: { scale: 0.7, offset: [110, 240] } };
+  const [inputs, results] = panel, named = (key) => ids[key] ?? graph.nodes.find((n) => n.title === key).id;
+  // What app mode shows: prompt, pictures and seed beside the results.
+  const linearData = { inputs: inputs.map(([key, name]) => [named(key), name]), outputs: results.map(named) };
+  graph.extra = { ...graph.extra, ds: { scale: 0.7, offset: [110, 240] }, linearData };
   return graph;
 }
 """
@@ -150,6 +157,48 @@ BLUEPRINT = """
   for (const group of [...app.graph.groups]) app.graph.remove(group);
   const graph = app.graph.serialize();
   graph.extra = {};
+  return graph;
+}
+"""
+
+AS_ONE_NODE = """
+({name, description, aliases, inside, widgets, sockets, outputs}) => {
+  const nodes = inside.map((id) => app.graph.getNodeById(id));
+  const values = {}, slot = (node, input) => node.inputs.findIndex((one) => one.name === input);
+  const named = new Map();  // what is linked inside -> its name outside
+  for (const [id, widget, outside] of widgets) {
+    const node = app.graph.getNodeById(id), value = node.widgets.find((one) => one.name === widget).value;
+    const standIn = LiteGraph.createNode(typeof value === "string" ? "PrimitiveStringMultiline" : "PrimitiveInt");
+    app.graph.add(standIn);
+    standIn.connect(0, node, slot(node, widget));
+    values[outside] = value;
+    named.set(`${id} ${widget}`, outside);
+  }
+  for (const [id, input, outside] of sockets) named.set(`${id} ${input}`, outside);
+  for (const [id, number] of outputs) {
+    const shown = LiteGraph.createNode("PreviewAny");
+    app.graph.add(shown);
+    app.graph.getNodeById(id).connect(number, shown, 0);
+  }
+  const { node } = app.graph.convertToSubgraph(new Set(nodes)), { subgraph } = node;
+  node.title = subgraph.name = name;
+  for (const input of [...subgraph.inputs]) {
+    const link = subgraph.links.get(input.linkIds[0]), target = link && subgraph.getNodeById(link.target_id);
+    const outside = target && named.get(`${target.id} ${target.inputs[link.target_slot].name}`);
+    if (outside) subgraph.renameInput(input, outside);
+    else if (["INT", "FLOAT", "STRING"].includes(input.type)) subgraph.removeInput(input);
+  }
+  for (const output of subgraph.outputs) {
+    const link = subgraph.links.get(output.linkIds[0]);
+    const found = outputs.find(([id, number]) => id === link.origin_id && number === link.origin_slot);
+    if (found) subgraph.renameOutput(output, found[2]);
+  }
+  for (const other of [...app.graph.nodes]) if (other !== node) app.graph.remove(other);
+  const graph = app.graph.serialize();
+  const [saved] = graph.nodes;
+  for (const socket of [...saved.inputs, ...saved.outputs]) socket.label ??= socket.name;
+  saved.widgets_values = node.widgets.map((widget) => values[widget.label ?? widget.name] ?? values[widget.name]);
+  graph.extra = { BlueprintDescription: description, BlueprintSearchAliases: aliases };
   return graph;
 }
 """
@@ -205,7 +254,10 @@ def main() -> None:
                     if chosen and graph.name[:2] not in chosen:
                         continue
                     build(page, graph)
-                    write(PACK / "workflows" / f"{graph.name}.json", page.evaluate(SERIALIZE))
+                    write(
+                        PACK / "workflows" / f"{graph.name}.json",
+                        page.evaluate(SERIALIZE, {"panel": graph.panel(), "ids": graph.ids()}),
+                    )
                 if chosen:
                     return
                 build(page, TEXT)
@@ -214,6 +266,22 @@ def main() -> None:
                     PACK / "subgraphs" / "Prompt to conditioning (UniFusion).json",
                     page.evaluate(BLUEPRINT, [ids["rewrite"], ids["pool"]]),
                 )
+                for blueprint in BLUEPRINTS:
+                    build(page, blueprint.graph())
+                    ids = blueprint.graph().ids()
+                    content = page.evaluate(
+                        AS_ONE_NODE,
+                        {
+                            "name": blueprint.name.removesuffix(" (UniFusion)"),
+                            "description": blueprint.description,
+                            "aliases": blueprint.aliases,
+                            "inside": [ids[key] for key in blueprint.nodes if key not in blueprint.outside],
+                            "widgets": [[ids[key], *rest] for key, *rest in blueprint.widgets],
+                            "sockets": [[ids[key], *rest] for key, *rest in blueprint.sockets],
+                            "outputs": [[ids[key], *rest] for key, *rest in blueprint.outputs],
+                        },
+                    )
+                    write(PACK / "subgraphs" / f"{blueprint.name}.json", content)
         finally:
             server.stop()
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .jobs import WHOLE, about, check_job
+from .jobs import Job, about
 from .limits import LONGEST_LABEL
 from .profiles import PROFILES, Profile
 from .quoting import quoted
@@ -48,7 +48,7 @@ class Reference(NamedTuple):
         start, end: part of the schedule in which it counts, 0..1.
         note: what was changed on the way here, for reports; empty for nothing.
         name: what the prompt may call it as ``@name``, kept where labels are left out; empty for none.
-        job: what of it counts, a key of :data:`~unifusion.jobs.JOBS`; empty = not set.
+        job: what of it counts; None = not set.
     """
 
     picture: torch.Tensor
@@ -60,7 +60,7 @@ class Reference(NamedTuple):
     end: float = 1.0
     note: str = ""
     name: str = ""
-    job: str = ""
+    job: Job | None = None
 
 
 class PreparedReference(NamedTuple):
@@ -81,7 +81,7 @@ class PreparedReference(NamedTuple):
     note: str = ""
     size: tuple[int, int] = (0, 0)
     token: int = TOKEN
-    job: str = WHOLE
+    job: Job | None = None
 
     @property
     def tokens(self) -> int:
@@ -135,7 +135,7 @@ def from_batch(
     tiles: int = 0,
     start: float = 0.0,
     end: float = 1.0,
-    job: str = "",
+    job: Job | None = None,
 ) -> list[Reference]:
     """References from a ComfyUI image batch: every picture of it is one, a label is then numbered.
 
@@ -146,21 +146,19 @@ def from_batch(
 
     Raises:
         ValueError: for something that is no picture, a strength below :data:`LEAST_STRENGTH`, a label that is no plain
-            text, an empty range, or an unknown job.
+            text, or an empty range.
     """
     if not LEAST_STRENGTH <= strength < float("inf"):
         raise ValueError(
             f"The strength of a reference must be {LEAST_STRENGTH:g} or more, found {strength}: 1 is neutral, 2 counts twice, "
             f"0 removes, below 0 draws away from it."
         )
-    if job:
-        check_job(job)
     if not 0 <= start < end <= 1:
         raise ValueError(
             f"A reference must count in some part of the schedule: found start {start:g} and end {end:g}, "
             f"expected 0 <= start < end <= 1."
         )
-    label = _checked_label(label)
+    label = checked_label(label)
     if batch.ndim == 3:
         batch = batch[None]
     made = []
@@ -200,7 +198,7 @@ def from_images(images: dict[str, torch.Tensor | None]) -> list[Reference]:
     return [reference for name, batch in present for reference in from_batch(batch, name)]
 
 
-def _checked_label(label: str) -> str:
+def checked_label(label: str) -> str:
     """A label is words in front of a picture; control tokens in it would break the chat."""
     label = label.strip().rstrip(":").rstrip()
     if "<" in label or ">" in label or not label.isprintable():
@@ -216,7 +214,7 @@ def _checked_label(label: str) -> str:
 
 
 def combine(
-    references: Sequence[Reference], budget: int = 0, tiles: int = 1, labels: str = OWN_LABELS, job: str = WHOLE
+    references: Sequence[Reference], budget: int = 0, tiles: int = 1, labels: str = OWN_LABELS, job: Job | None = None
 ) -> list[Reference]:
     """Give references one common setting.
 
@@ -233,7 +231,6 @@ def combine(
     """
     if not references:
         raise ValueError("There is no picture: connect at least one image, or references from a Reference node.")
-    check_job(job)
     set_up = [reference._replace(tiles=reference.tiles or tiles, job=reference.job or job) for reference in references]
     views = sum(count_views(reference.picture, reference.tiles) for reference in set_up)
     if budget and budget < LEAST_TOKENS * views:
@@ -364,7 +361,7 @@ def prepare(reference: Reference, tokens: int) -> PreparedReference:
         reference.end,
         "; ".join(notes),
         (height, width),
-        job=reference.job or WHOLE,
+        job=reference.job,
     )
 
 
@@ -436,7 +433,7 @@ def prepared_lines(references: Sequence[PreparedReference]) -> list[str]:
         *parts, whole = [f"{rows} x {columns}" for rows, columns in reference.grids]
         grids = f"{len(parts)} patches of about {parts[0]} and the whole of {whole}" if parts else whole
         lines.append(
-            f"picture {number}{label}: {grids} = {reference.tokens} tokens"
+            f"image {number}{label}: {grids} = {reference.tokens} tokens"
             + (f"; {about}" if (about := describe(reference)) else "")
         )
     return lines
@@ -454,11 +451,9 @@ def combined_lines(references: Sequence[Reference], budget: int) -> list[str]:
     if budget:
         used = sum(reference.tokens for reference in prepared)
         return [*prepared_lines(prepared), f"budget: {used} of {budget} tokens, at most {references[0].tokens} a view"]
-    by_profile = ", ".join(f"{title} {tokens}" for title, tokens in sizes.items())
-    lines = [
-        f"budget 0: every view gets what the encoder's profile wants, in tokens: {by_profile}; counted above for "
-        f"the largest"
-    ]
+    most = max(sizes.values())
+    others = ", ".join(f"{tokens} for {title}" for title, tokens in sizes.items() if tokens != most)
+    lines = [f"budget 0: every view is read as large as the model wants it: {most} tokens, {others}"]
     if all(reference.tokens for reference in references):
         lines = []  # a Combine in front has set the sizes
     return [*prepared_lines(prepared), *lines]

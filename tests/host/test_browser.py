@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from harness import browser
-from harness.graphs import GRAPHS, INSPECT, SAVED
+from harness.graphs import BLUEPRINTS, GRAPHS, INSPECT, SAVED, TEXT
 from running_graphs import RUNNING, picture_of
 
 from unifusion.miniature import MINIATURE
@@ -193,6 +193,123 @@ def test_the_blueprint_opens_as_one_node_with_the_sockets_of_the_two_inside(page
     assert set(node["inside"]) == {"UniFusionVerifiRewrite", "UniFusionLayerwiseAttentionPool"}
     assert {"CLIP", "MODEL"} <= set(node["inputs"])
     assert {"MODEL", "CONDITIONING"} <= set(node["outputs"])
+
+
+def blueprint(name):
+    return json.loads((PACK / "subgraphs" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+# A blueprint with models, pictures and a saver around it, as a creator wires it.
+AROUND = """
+() => {
+  const node = app.graph.nodes[0];
+  const add = (type) => { const made = LiteGraph.createNode(type); app.graph.add(made); return made };
+  const models = add("UniFusionLoadModel"), order = ["MODEL", "CLIP", "VAE"];
+  let pictures = 0;
+  for (const [index, input] of node.inputs.entries()) {
+    if (input.widget) continue;
+    if (order.includes(input.type)) models.connect(order.indexOf(input.type), node, index);
+    else {
+      const picture = add("UniFusionSamplePicture");
+      picture.widgets[0].value = ["red heart on white", "yellow star on navy"][pictures++];
+      picture.connect(0, node, index);
+    }
+  }
+  const save = add("SaveImage"), shown = add("PreviewAny");
+  node.connect(node.outputs.findIndex((output) => output.type === "IMAGE"), save, 0);
+  node.connect(node.outputs.findIndex((output) => output.type === "STRING"), shown, 0);
+  return [save.id, shown.id, pictures];
+}
+"""
+
+
+@needs_weights
+@pytest.mark.parametrize("one", BLUEPRINTS, ids=lambda one: one.name)
+def test_a_blueprint_is_one_node_with_prompt_pictures_seed_and_result_outside(rendered, server, one):
+    open_graph(rendered, blueprint(one.name))
+    node = rendered.evaluate("""() => { const node = app.graph.nodes[0];
+        return {nodes: app.graph.nodes.length, title: node.title, size: [...node.size],
+                widgets: Object.fromEntries(node.widgets.map((w) => [w.label ?? w.name, w.value])),
+                inputs: node.inputs.map((i) => i.label ?? i.name), outputs: node.outputs.map((o) => o.type)} }""")
+    assert node["nodes"] == 1 and f"{node['title']} (UniFusion)" == one.name
+    assert sorted(node["widgets"]) == ["height", "prompt", "seed", "width"] and node["widgets"]["prompt"]
+    assert sorted(node["outputs"]) == ["IMAGE", "STRING"]
+    pictures = [name for name in node["inputs"] if name.startswith("picture")]
+    assert len(pictures) == len([key for key in one.nodes if key in ("first", "second")])
+    listed = server.get("/global_subgraphs")
+    assert any(one.name in json.dumps(about) for about in listed.values())
+    if "Krea 2" in one.name:  # cannot run on what the pack ships; without a picture it is a plain prompt
+        prompt = rendered.evaluate(TO_PROMPT)
+        (rewrite,) = [about for about in prompt.values() if about["class_type"] == "UniFusionVerifiRewrite"]
+        assert "images.image0" not in rewrite["inputs"]
+        return
+    save, shown, count = rendered.evaluate(AROUND)
+    assert count == len(pictures)
+    history = run_in_browser(rendered, server)
+    assert server.errors(history) == []
+    assert history["outputs"][str(save)]["images"] and history["outputs"][str(shown)]["text"][0]
+
+
+def in_app_mode(page, on):
+    if page.evaluate("() => document.body.innerText.includes('Number of runs')") != on:
+        page.evaluate("() => app.extensionManager.command.execute('Comfy.ToggleLinear')")
+        page.wait_for_timeout(1200)
+
+
+@needs_weights
+@pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
+def test_every_template_has_prompt_pictures_and_seed_in_app_mode(page, graph):
+    page.set_viewport_size({"width": 1400, "height": 900})
+    open_graph(page, shipped(graph))
+    inputs, results = graph.panel()
+    names = [name for _, name in inputs]
+    assert "prompt" in names and "seed" in names and results
+    assert names.count("picture") == sum(node.type == "UniFusionSamplePicture" for node in graph.nodes.values())
+    try:
+        in_app_mode(page, True)
+        labels = page.evaluate(
+            """() => [...document.querySelectorAll('*')].filter((e) => !e.children.length && e.offsetParent)
+            .map((e) => e.innerText?.trim())"""
+        )
+        for name in set(names):
+            assert labels.count(name) == names.count(name), name
+        assert page.problems == []
+    finally:
+        in_app_mode(page, False)
+
+
+@needs_weights
+def test_app_mode_runs_and_fits_400_pixels(page, server):
+    open_graph(page, shipped(TEXT))
+    try:
+        page.set_viewport_size({"width": 400, "height": 800})
+        page.evaluate("() => app.extensionManager.command.execute('Comfy.ToggleLinear')")
+        page.wait_for_timeout(1200)
+        page.get_by_text("Edit & Run").click()
+        page.wait_for_timeout(800)
+        box = page.locator("textarea:visible").first
+        box.fill("a green star")
+        place = box.bounding_box()
+        assert place["x"] >= 0 and place["x"] + place["width"] <= 400 and place["width"] > 250
+        before = set(server.get("/history"))
+        page.get_by_role("button", name="Run", exact=True).last.click()
+        end = time.monotonic() + 300
+        while not (new := set(server.get("/history")) - before):
+            assert time.monotonic() < end
+            time.sleep(0.3)
+        history = server.finished(new.pop())
+        assert server.errors(history) == []
+        assert "star" in history["outputs"][str(TEXT.ids()["rewrite"])]["text"][0]
+        page.get_by_text("Outputs", exact=True).click()
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('img')].some((i) => i.offsetParent && i.naturalWidth >= 128 "
+            "&& i.getBoundingClientRect().right <= 401)",
+            timeout=20_000,
+        )
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= 400
+    finally:
+        page.evaluate("() => app.extensionManager.command.execute('Comfy.ToggleLinear')")
+        page.set_viewport_size({"width": 1800, "height": 1100})
 
 
 def test_titles_and_inputs_are_shown_in_the_creators_language(page, server):

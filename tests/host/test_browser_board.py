@@ -127,6 +127,22 @@ def test_sockets_are_called_what_the_rows_are(page):
     page.wait_for_timeout(300)
     assert slots(page) == ["image0", "image2", "image1"] and numbers(page) == ["–", "image 1", "image 2"]
     assert labels(page) == ["off", "image 2", "image 1", "image 4"]
+    shown = page.locator(f'[data-node-id="{page.combine}"]')
+    if shown.count():  # the Vue renderer; the classic one paints what the graph holds
+        assert [line for line in shown.inner_text().splitlines() if line in ("off", "image 4")] == ["off", "image 4"]
+
+
+def test_plain_picture_sockets_are_counted_from_1(page):
+    number = page.evaluate(
+        """() => { const node = LiteGraph.createNode('UniFusionVLMEncode'); app.graph.add(node); node.pos = [1000, 400];
+        app.canvas.ds.offset = [-900, -300]; app.canvas.setDirty(true, true); return node.id }"""
+    )
+    page.wait_for_timeout(600)
+    label = "(id) => app.graph.getNodeById(id).inputs.find((i) => i.name.startsWith('images.')).label"
+    assert page.evaluate(label, number) == "image 1"
+    shown = page.locator(f'[data-node-id="{number}"]')
+    if shown.count():
+        assert "image 1" in shown.inner_text().splitlines() and "image0" not in shown.inner_text()
 
 
 def test_a_share_of_the_schedule_reaches_the_model_and_stays_in_order(page, server):

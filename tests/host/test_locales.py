@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from unifusion.profiles import PROFILES
+
 PACK = Path(__file__).resolve().parents[2]
 HELP = PACK / "web" / "docs"
 
@@ -78,6 +80,45 @@ def test_every_node_has_a_help_page_that_explains_every_input(info):
                 assert f"`{name}`" in page, f"{node}: {name}"
         for name in about["output_name"]:
             assert name in page, f"{node}: {name}"
+
+
+@pytest.mark.parametrize("language", ["ja", "zh"])
+def test_help_pages_in_other_languages_explain_every_input(info, language):
+    for node, about in info.items():
+        page = (HELP / node / f"{language}.md").read_text(encoding="utf-8")
+        names = read(language, "nodeDefs.json")[node]
+        assert page.startswith(f"# {names['display_name']}\n") and page.count("\n## ") == 3, node
+        assert f"(pictures/{node}.png)" in page and (HELP / "pictures" / f"{node}.png").is_file()
+        for group in ("required", "optional"):
+            for name in about["input"].get(group, {}):
+                assert f"| `{name}` |" in page, f"{node}: {name}"
+        mistakes = page.rsplit("\n## ", 1)[1].split("\n- ")[1:]
+        assert mistakes, node
+        for line in page.splitlines():
+            words = re.sub(r"`[^`]*`|[*|(].*?[*|)]", "", line)
+            assert len(re.findall(r"[A-Za-z]{3,}", words)) < 14, f"{node} is not translated: {line[:90]}"
+
+
+def test_choices_have_labels_in_other_languages(info):
+    """Names of models and labels that a LoRA was trained with stay as they are."""
+    script = (HELP.parent / "js" / "choices.js").read_text(encoding="utf-8")
+    table = json.loads(script.split("const CHOICES = ")[1].split(";\nconst ")[0])
+    assert all(len(labels) == 2 and all(labels) for labels in table.values())
+    proper = {profile.key for profile in PROFILES.values()} | {"bf16", "fp32", "miniature"}
+
+    def options(section):
+        for group in ("required", "optional"):
+            for name, (kind, about) in section.get(group, {}).items():
+                if kind == "COMBO" and name not in ("model", "file", "sampler", "scheduler"):
+                    yield from about["options"]
+                if kind == "COMFY_DYNAMICCOMBO_V3":
+                    for option in about["options"]:
+                        yield option["key"]
+                        yield from options(option["inputs"])
+
+    shown = {option for about in info.values() for option in options(about["input"])}
+    plain = {option for option in shown if option[:1].islower() or option[:1].isdigit()} - proper
+    assert plain <= set(table), sorted(plain - set(table))
 
 
 def test_pictures_of_help_pages_exist():

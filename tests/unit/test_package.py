@@ -35,6 +35,8 @@ def test_everything_a_creator_needs_is_in_it(archive):
         "locales/zh/nodeDefs.json",
         "workflows/01 Text to picture with VERIFI.json",
         "subgraphs/Prompt to conditioning (UniFusion).json",
+        "subgraphs/Text to picture (UniFusion).json",
+        "subgraphs/Krea 2 Turbo (UniFusion).json",
     ):
         assert name in archive
 

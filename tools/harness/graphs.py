@@ -82,6 +82,28 @@ class Graph:
                 left += 340 + GAP
         return found
 
+    def panel(self) -> tuple[list[tuple[str, str]], list[str]]:
+        """What stands outside in app mode: (key or title of a subgraph, widget) of prompts, pictures and seeds, in the
+        order of the columns, and the keys of the results."""
+        found: list[tuple[int, str, str]] = []
+        inside = {key for subgraph in self.subgraphs.values() for key in subgraph.nodes}
+        for order, widgets in enumerate((("prompt",), ("picture", "image"), ("seed",))):
+            for _, column in self.columns:
+                for place, _ in column:
+                    outside = [name for _, name in self.subgraphs[place].outside] if place in self.subgraphs else []
+                    node = self.nodes.get(place)
+                    # The seed of a rewrite counts only where it is drawn by chance; the sampler's is the picture's.
+                    own = list(node.inputs) if node and place not in inside else []
+                    if node and node.type == "UniFusionVerifiRewrite":
+                        own.remove("seed")
+                    found += [(order, place, name) for name in widgets if name in [*outside, *own]]
+        found = [one for one in found if not isinstance(self._value(one[1], one[2]), tuple)]
+        results = [key for key, node in self.nodes.items() if node.type in ("SaveImage", "UniFusionInspect")]
+        return [(place, name) for _, place, name in found], results
+
+    def _value(self, place: str, name: str):
+        return self.nodes[place].inputs.get(name) if place in self.nodes else None
+
     def ids(self) -> dict[str, int]:
         return {key: number for number, key in enumerate(self.nodes, 1)}
 
@@ -243,16 +265,39 @@ WORLD = (
 )
 OWN = "**Your own picture:** drag it onto the canvas and lead the `IMAGE` of its *Load Image* where *Sample Picture* leads."
 
-KREA_NOTE = """## Files for this workflow
+KREA_NOTE = """## {title}
 
-Put each file into the folder named, then press *R* on the canvas.
+Put each file into its folder, then press *R* on the canvas.
 
-| folder | file |
-|---|---|
-| `models/diffusion_models` | [{dit}]({files}diffusion_models/{dit}) |
-| `models/text_encoders` | [qwen3vl_4b_fp8_scaled.safetensors]({files}text_encoders/qwen3vl_4b_fp8_scaled.safetensors) |
-| `models/vae` | [qwen_image_vae.safetensors]({files}vae/qwen_image_vae.safetensors) |
+**models/diffusion_models** (about 13 GB)
+[{dit}]({files}diffusion_models/{dit})
+
+**models/text_encoders** (about 5 GB)
+[qwen3vl_4b_fp8_scaled.safetensors]({files}text_encoders/qwen3vl_4b_fp8_scaled.safetensors)
+
+**models/vae** (about 0.3 GB)
+[qwen_image_vae.safetensors]({files}vae/qwen_image_vae.safetensors)
+{more}
+**Memory.** A 16 GB card holds the drawing model whole; with less, ComfyUI keeps a part in main memory (32 GB) and
+draws slower. Encoder and drawing model need not fit together: the encoder makes way.
+
+**Size.** Best near one megapixel: 1024 x 1024, 1248 x 832, 832 x 1248. Width and height are on the node that draws.
+
+**Prompt.** {advice}
+
+**Licence.** The weights come under Krea's own licence, to be read [beside the files](https://huggingface.co/Comfy-Org/Krea-2) before they
+are used for work; this pack is Apache-2.0.
 """
+TURBO_ADVICE = (
+    "A few words are enough: *VERIFI Rewrite* writes the description, in the prompt's language. Say what must be there; "
+    "what you leave open it chooses. Text and prompt together should stay below 512 tokens, about 350 words. No negative "
+    "is needed: Turbo draws 8 steps at CFG 1."
+)
+RAW_ADVICE = (
+    "Here the prompt is read as it is: describe subject, place, light and manner in whole sentences, up to about 350 "
+    "words (512 tokens). `(word:1.4)` makes a word count more. Raw draws 28 steps at CFG 4.5 and takes several times as "
+    "long as Turbo; the second drawing adds detail, `denoise` says how much."
+)
 
 
 def krea_loaders(dit: str) -> dict[str, Node]:
@@ -416,6 +461,7 @@ INSPECT = Graph(
                 "silence": SILENCED,
                 "view": "all pages",
                 "images.image0": ("first", 0),
+                "pages": "one page",
             },
         ),
         **drawing("encode", seed=2),
@@ -530,12 +576,13 @@ TURBO = Graph(
         **drawing("rewrite", model=("unet", 0), vae=("vae", 0), size=1024, preset="Krea 2 Turbo"),
         "save": save("decode", "Krea 2 Turbo"),
     },
-    [KREA_NOTE.format(dit=TURBO_DIT, files=KREA_FILES)],
+    [KREA_NOTE.format(title="Krea 2 Turbo", dit=TURBO_DIT, files=KREA_FILES, advice=TURBO_ADVICE, more="")],
     [
-        (360, [("unet", 120), ("clip", 140), ("vae", 100), ("note", 420)]),
-        (460, [("rewrite", 800)]),
-        (300, [("Draw", 260)]),
-        (600, [("save", 700)]),
+        (280, [("unet", 120), ("clip", 140), ("vae", 100)]),
+        (400, [("note", 840)]),
+        (430, [("rewrite", 800)]),
+        (240, [("Draw", 260)]),
+        (380, [("save", 480)]),
     ],
     subgraphs={"Draw": drawing_subgraph(last="decode")},
     runs=False,
@@ -573,13 +620,18 @@ RAW = Graph(
         "save": save("decode_again", "Krea 2 Raw"),
     },
     [
-        KREA_NOTE.format(dit=RAW_DIT, files=KREA_FILES)
-        + f"| `models/upscale_models` | [{UPSCALER}](https://huggingface.co/Comfy-Org/Real-ESRGAN_repackaged/resolve/main/"
-        f"{UPSCALER}) |\n"
+        KREA_NOTE.format(
+            title="Krea 2 Raw",
+            dit=RAW_DIT,
+            files=KREA_FILES,
+            advice=RAW_ADVICE,
+            more="\n**models/upscale_models** (about 0.07 GB)\n"
+            f"[{UPSCALER}](https://huggingface.co/Comfy-Org/Real-ESRGAN_repackaged/resolve/main/{UPSCALER})\n",
+        )
     ],
     [
-        (330, [("unet", 120), ("clip", 140), ("vae", 100), ("upscaler", 100), ("note", 420)]),
-        (400, [("encode", 460)]),
+        (330, [("unet", 120), ("clip", 140), ("vae", 100), ("upscaler", 100)]),
+        (420, [("encode", 400), ("note", 660)]),
         (270, [("pool", 300)]),
         (290, [("Draw, enlarge, draw the details", 340)]),
         (440, [("save", 560)]),
@@ -953,4 +1005,117 @@ GRAPHS = [
     Z_IMAGE,
     QWEN_EDIT,
     IDEOGRAM,
+]
+
+
+@dataclass
+class Blueprint:
+    """A graph as one node of the library.
+
+    Attributes:
+        name: of the file and of the node.
+        description, aliases: shown and searched in the library.
+        nodes: all of it; those in ``outside`` only stand in for what a creator connects.
+        outside: keys of the nodes that stay outside.
+        widgets: (key, widget, name outside).
+        sockets: (key, input, name outside) of links from outside.
+        outputs: (key, number, name outside).
+    """
+
+    name: str
+    description: str
+    nodes: dict[str, Node]
+    outside: list[str]
+    widgets: list[tuple[str, str, str]]
+    sockets: list[tuple[str, str, str]]
+    outputs: list[tuple[str, int, str]]
+    aliases: list[str] = field(default_factory=lambda: ["UniFusion", "VERIFI"])
+
+    def graph(self) -> Graph:
+        """All of it flat on the canvas."""
+        return Graph(self.name, self.nodes, [], [(340, [(key, 300)]) for key in self.nodes])
+
+
+def _blueprint(name: str, description: str, nodes: dict[str, Node], source: str, sockets, **more) -> Blueprint:
+    """Prompt, seed and size outside; pictures and models as sockets; the picture and its text come out."""
+    size = nodes["latent"].inputs["width"]
+    text = [(source, 2, "text")] if nodes[source].type == "UniFusionVerifiRewrite" else []
+    return Blueprint(
+        f"{name} (UniFusion)",
+        f"{description} {'For Krea 2 set width and height to 1024.' if size == 128 else ''}".strip(),
+        nodes,
+        [key for key in nodes if key in ("load", "first", "second", "save")],
+        [
+            (source, "prompt", "prompt"),
+            ("draw", "seed", "seed"),
+            *((("latent", side, side)) for side in ("width", "height")),
+        ],
+        [*sockets],
+        [("decode", 0, "image"), *text],
+        **more,
+    )
+
+
+def _drawn(source: str, **more) -> dict[str, Node]:
+    made = {**drawing(source, preset="auto", **more), "save": save("decode")}
+    made.pop("shown", None)
+    return made
+
+
+MODELS = [("pool", "model", "model"), ("decode", "vae", "vae")]
+BLUEPRINTS = [
+    _blueprint(
+        "Text to picture",
+        "A few words are rewritten by the encoder that is loaded anyway, and drawn.",
+        {"load": load(), "rewrite": verifi("a red circle and a blue star"), **_drawn("rewrite")},
+        "rewrite",
+        [("rewrite", "clip", "clip"), *MODELS],
+    ),
+    _blueprint(
+        "Edit by instruction",
+        "A picture and what to change in it: the vision-language model reads both and writes what is drawn.",
+        {
+            "load": load(),
+            "first": sample("red circle on white"),
+            "rewrite": verifi("make the circle green", **{"images.image0": ("first", 0)}),
+            **_drawn("rewrite"),
+        },
+        "rewrite",
+        [("rewrite", "clip", "clip"), ("rewrite", "images.image0", "picture"), *MODELS],
+    ),
+    _blueprint(
+        "Two references",
+        "Two pictures for one prompt, which may call them @first and @second; names and strengths are on the board inside.",
+        {
+            "load": load(),
+            "first": sample("red heart on white"),
+            "second": sample("yellow star on navy"),
+            "combine": board(("first", "first", 1.0), ("second", "second", 1.0)),
+            "rewrite": verifi("@first and @second together", references=("combine", 0)),
+            **_drawn("rewrite"),
+        },
+        "rewrite",
+        [
+            ("rewrite", "clip", "clip"),
+            ("combine", "images.image0", "picture 1"),
+            ("combine", "images.image1", "picture 2"),
+            *MODELS,
+        ],
+    ),
+    _blueprint(
+        "Krea 2 Turbo",
+        "Krea 2 Turbo with its loaders: a few words, and a picture if you like, are rewritten and drawn.",
+        {
+            **krea_loaders(TURBO_DIT),
+            "first": sample("red circle on white"),
+            "rewrite": verifi(
+                "a fox reading a newspaper in a cafe, morning light", ("clip", 0), **{"images.image0": ("first", 0)}
+            ),
+            **drawing("rewrite", model=("unet", 0), vae=("vae", 0), size=1024, preset="Krea 2 Turbo"),
+            "save": save("decode"),
+        },
+        "rewrite",
+        [("rewrite", "images.image0", "picture")],
+        aliases=["UniFusion", "VERIFI", "Krea 2", "Krea 2 Turbo"],
+    ),
 ]

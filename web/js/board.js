@@ -18,13 +18,14 @@ const STYLE = `
 .unifusion-board .grip { cursor: grab; opacity: 0.6; flex: 0 0 12px; user-select: none; }
 .unifusion-board img, .unifusion-board .blank { width: 40px; height: 40px; flex: 0 0 40px; object-fit: contain;
   border-radius: 4px; background: #0004; }
-.unifusion-board .number { flex: 0 0 52px; white-space: nowrap; }
+.unifusion-board .number { flex: 0 0 47px; white-space: nowrap; }
 .unifusion-board input { background: transparent; color: inherit; font: inherit; height: 26px; box-sizing: border-box;
   border: 1px solid var(--border-color, #4e4e4e); border-radius: 5px; padding: 0 5px; min-width: 0; }
 .unifusion-board input[type="text"] { flex: 1 1 60px; }
-.unifusion-board input[type="number"] { flex: 0 0 58px; width: 58px; }
-.unifusion-board .share { display: flex; flex: 0 0 96px; align-items: center; gap: 2px; }
-.unifusion-board .share input { flex: 1 1 0; width: 0; padding: 0 3px; }
+.unifusion-board input[type="number"] { flex: 0 0 44px; width: 44px; text-align: center; appearance: textfield; }
+.unifusion-board input[type="number"]::-webkit-inner-spin-button { appearance: none; margin: 0; }
+.unifusion-board .share { display: flex; flex: 0 0 84px; align-items: center; gap: 2px; }
+.unifusion-board .share input[type="number"] { flex: 1 1 0; width: 0; padding: 0 2px; }
 .unifusion-board input[type="checkbox"] { flex: 0 0 16px; width: 16px; accent-color: #3fb8af; }
 .unifusion-board button { flex: 0 0 22px; height: 26px; padding: 0; border: 1px solid var(--border-color, #4e4e4e);
   border-radius: 5px; background: transparent; color: inherit; cursor: pointer; }
@@ -45,6 +46,9 @@ function pictureAddress(node) {
   const query = new URLSearchParams({ filename: parts.pop(), subfolder: parts.join("/"), type: kind ?? "input" });
   return new URL(`../../../view?${query}`, import.meta.url).href;
 }
+
+/** Nodes of the Vue renderer show a changed label of a socket when they are told. */
+export const tellLabels = (node) => node.graph?.trigger?.("node:slot-label:changed", { nodeId: node.id, slotType: 1 });
 
 /** Whether a picture counts during the whole schedule. */
 const whole = (row) => row.start === 0 && row.end === 1;
@@ -171,6 +175,7 @@ class Board {
       const socket = SOCKET.exec(input.name);
       if (socket) input.label = names.get(`image${socket[1]}`) ?? `image ${names.size + 1}`;
     }
+    tellLabels(this.node);
   }
 
   row(row, index, count, number) {

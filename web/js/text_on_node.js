@@ -1,6 +1,7 @@
 // Shows the text a UniFusion node reports on the node itself. The frontend does so by itself only for its own
 // "Preview as Text"; this uses the same standard widget (a read-only multiline text), so both renderers draw it.
 import { app } from "../../../scripts/app.js";
+import { word } from "./words.js";
 
 const NAME = "shown_text";
 
@@ -17,7 +18,7 @@ function addText(node) {
   const element = widget.element;
   if (element) {
     element.readOnly = true;
-    element.placeholder = "shown after a run";
+    element.placeholder = word("afterRun");
   }
 }
 

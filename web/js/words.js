@@ -22,6 +22,7 @@ const WORDS = {
     asWritten: "As written: the prompt is read as it is.",
     linked: "The text comes from the link.",
     seed: "seed",
+    afterRun: "shown after a run",
     texts: "Texts",
     picture: "picture",
     text: "text (change it to keep it)",
@@ -57,6 +58,7 @@ const WORDS = {
     asWritten: "Wie geschrieben: der Prompt wird gelesen, wie er ist.",
     linked: "Der Text kommt über die Verbindung.",
     seed: "Seed",
+    afterRun: "erscheint nach einem Lauf",
     texts: "Texte",
     picture: "Bild",
     text: "Text (ändern heißt behalten)",
@@ -92,6 +94,7 @@ const WORDS = {
     asWritten: "そのまま: プロンプトをそのまま読みます。",
     linked: "文章は接続から来ます。",
     seed: "シード",
+    afterRun: "実行すると表示されます",
     texts: "文章",
     picture: "画像",
     text: "文章 (変えると固定されます)",
@@ -127,6 +130,7 @@ const WORDS = {
     asWritten: "原样：直接读取提示词。",
     linked: "文字来自连接。",
     seed: "种子",
+    afterRun: "运行后显示",
     texts: "文字",
     picture: "图片",
     text: "文字（修改即保留）",
@@ -144,10 +148,14 @@ const WORDS = {
   },
 };
 
+/** The creator's language, such as "ja". */
+export function language() {
+  return String(app.extensionManager?.setting?.get?.("Comfy.Locale") ?? "en").split("-")[0];
+}
+
 /** A word in the creator's language. */
 export function word(key) {
-  const language = String(app.extensionManager?.setting?.get?.("Comfy.Locale") ?? "en").split("-")[0];
-  return WORDS[language]?.[key] ?? WORDS.en[key];
+  return WORDS[language()]?.[key] ?? WORDS.en[key];
 }
 
 /** An element with properties and children; text is never read as HTML. */
