@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import torch
 
 from .host import pack
 from .measure import Figure, figure, interleaved, peak_megabytes
-from .random_sizes import clip, prompt_of
+from .random_sizes import clip, keep_no_states, prompt_of
 
 STOCK, TRANSFORMERS = "ComfyUI's CLIPTextEncode", "transformers' output_hidden_states"
 SIDE = 384  # pixels; 144 tokens a picture, the size that Krea 2 gets, so nobody enlarges it
+
+
+def forget_prompts(clip) -> None:
+    """Have the next prompt encoded, although the same one was encoded before; pictures and the empty prompt stay known."""
+    store = getattr(clip.cond_stage_model, "unifusion_states", None)
+    if store is not None:
+        shortest = min((len(key[0]) for key in store._kept), default=0)
+        for key in [key for key in store._kept if len(key[0]) > shortest]:
+            store.nbytes -= store._kept.pop(key)[1]
 
 
 class Sides:
@@ -21,7 +32,7 @@ class Sides:
     def __init__(self):
         from harness.reference_krea2 import transformers_vlm
 
-        self.clip, self.run = clip(), pack("unifusion.comfy_bridge.actions.encode").run
+        self.clip, self.run = keep_no_states(clip()), pack("unifusion.comfy_bridge.actions.encode").run
         self.other = transformers_vlm(self.clip)
         self.tokenizer = getattr(self.clip.tokenizer, self.clip.tokenizer.clip).tokenizer
         profile = pack("unifusion.profiles").PROFILES["krea2"]
@@ -35,6 +46,7 @@ class Sides:
     def ours(self, prompt: str, images: int, repeat=None):
         """The node; with pictures it encodes the negative with the same pictures too."""
         pictures = repeat if repeat is not None else self.pictures(images)
+        forget_prompts(self.clip)
         return self.run(
             self.clip, prompt, profile="krea2", images={f"image{i}": picture for i, picture in enumerate(pictures)}
         )
@@ -74,16 +86,22 @@ class Sides:
             torch.stack([states[tap] for tap in self.taps], dim=2)
 
 
+def texts(lengths: dict[int, int], sides: Sides | None = None) -> list[Figure]:
+    """Time over tokens; tokens -> runs."""
+    sides, lines = sides or Sides(), []
+    for tokens, runs in lengths.items():
+        lines += _compared(sides, f"encode {tokens} tokens", prompt_of(tokens), 0, runs)
+    return lines
+
+
 def figures(quick: bool) -> list[Figure]:
     """Time over tokens and over pictures, and peak memory."""
-    sides, lines = Sides(), []
-    lengths = {32: 5, 512: 3} if quick else {32: 11, 128: 11, 512: 9, 2048: 5}
-    for tokens, runs in lengths.items():
-        prompt = prompt_of(tokens)
-        lines += _compared(sides, f"encode {tokens} tokens", prompt, 0, runs)
+    sides = Sides()
+    lines = texts({32: 5, 512: 3} if quick else {32: 9, 128: 9, 512: 7, 2048: 3}, sides)
+    lines += torchs_attention(sides, quick)
     for images in [1] if quick else [1, 2, 4]:
         name = f"encode 32 tokens and {images} new picture{'s' * (images > 1)}"
-        lines += _compared(sides, name, prompt_of(32), images, 3 if quick else 7)
+        lines += _compared(sides, name, prompt_of(32), images, 3 if quick else 5)
     kept = sides.pictures(2)
     number = itertools.count()
     times = interleaved(
@@ -91,7 +109,7 @@ def figures(quick: bool) -> list[Figure]:
             "ours": lambda: sides.ours(f"{prompt_of(32)} {next(number)}", 2, kept),
             "stock": lambda: sides.stock(prompt_of(32), 2),
         },
-        3 if quick else 9,
+        3 if quick else 7,
     )
     lines.append(figure("encode a new prompt, 2 pictures kept", STOCK, list(zip(times["ours"], times["stock"]))))
     for tokens in [512] if quick else [512, 2048]:
@@ -102,6 +120,28 @@ def figures(quick: bool) -> list[Figure]:
         ][1:]
         lines.append(figure(f"encode {tokens} tokens, peak memory above the weights", STOCK, pairs, "MB"))
     return lines
+
+
+@contextmanager
+def started_with_torchs_attention():
+    """As if ComfyUI had been started with --use-pytorch-cross-attention, which changes its attention for text encoders."""
+    import comfy.model_management
+
+    before = comfy.model_management.ENABLE_PYTORCH_ATTENTION
+    comfy.model_management.ENABLE_PYTORCH_ATTENTION = True
+    try:
+        yield
+    finally:
+        comfy.model_management.ENABLE_PYTORCH_ATTENTION = before
+
+
+def torchs_attention(sides: Sides, quick: bool) -> list[Figure]:
+    """The same rows with ComfyUI's own switch for torch's attention; on a GPU that is how it starts anyway."""
+    if torch.cuda.is_available():
+        return []
+    with started_with_torchs_attention():
+        lines = texts({512: 3} if quick else {512: 5, 2048: 3}, sides)
+    return [replace(line, name=f"{line.name}, ComfyUI started with --use-pytorch-cross-attention") for line in lines]
 
 
 def _compared(sides: Sides, name: str, prompt: str, images: int, runs: int) -> list[Figure]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+PACK = Path(os.environ.get("UNIFUSION_BENCH_PACK") or ROOT)  # another checkout, to compare two commits with one bench
 
 
 def pack(module: str):
@@ -28,7 +29,7 @@ def pack(module: str):
 
         args.cpu = not torch.cuda.is_available()
         spec = importlib.util.spec_from_file_location(
-            "unifusion_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+            "unifusion_pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
         )
         sys.modules["unifusion_pack"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules["unifusion_pack"])

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import psutil
 import torch
+
+
+class Spent(NamedTuple):
+    """Seconds of a call: by the clock, and of all cores together in this process."""
+
+    wall: float
+    cpu: float
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,8 @@ class Figure:
         low, high: smallest and largest ratio of a run.
         ours, theirs: medians in ``unit``.
         runs: number of pairs.
+        cpu: the ratio in CPU time, which other processes disturb less; None where it is not time, or not of this process.
+        threads: of torch.
     """
 
     name: str
@@ -36,33 +49,31 @@ class Figure:
     theirs: float
     runs: int
     unit: str = "s"
+    cpu: float | None = None
+    threads: int = 0
 
     def as_dict(self) -> dict:
         return asdict(self)
 
 
-def _seconds(call: Callable[[], object]) -> float:
+def spent(call: Callable[[], object]) -> Spent:
+    """How long a call takes."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     call()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return Spent(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def compare(
-    name: str, ours: Callable[[], object], other_name: str, other: Callable[[], object], runs: int = 5
-) -> Figure:
-    """Time two calls A B A B ... after one warm-up each; the ratio is taken pair by pair, so drift cancels."""
-    ours(), other()
-    pairs = [(_seconds(ours), _seconds(other)) for _ in range(runs)]
-    return figure(name, other_name, pairs)
-
-
-def figure(name: str, other_name: str, pairs: list[tuple[float, float]], unit: str = "s") -> Figure:
-    """A figure from measured (ours, other) pairs."""
+def figure(name: str, other_name: str, pairs: list[tuple], unit: str = "s") -> Figure:
+    """A figure from measured (ours, other) pairs of numbers or of :class:`Spent`."""
+    cpu = None
+    if isinstance(pairs[0][0], Spent):
+        cpu = statistics.median(a.cpu / b.cpu for a, b in pairs)
+        pairs = [(a.wall, b.wall) for a, b in pairs]
     ratios = [a / b for a, b in pairs]
     return Figure(
         name,
@@ -74,18 +85,20 @@ def figure(name: str, other_name: str, pairs: list[tuple[float, float]], unit: s
         statistics.median(b for _, b in pairs),
         len(pairs),
         unit,
+        cpu,
+        torch.get_num_threads(),
     )
 
 
-def interleaved(calls: dict[str, Callable[[], object]], runs: int) -> dict[str, list[float]]:
-    """Seconds of each call, in turn A B C A B C ..., after one warm-up each."""
-    for call in calls.values():
+def interleaved(calls: dict[str, Callable[[], object]], runs: int, warm_up: bool = True) -> dict[str, list[Spent]]:
+    """What each call takes, in turn A B C A B C ..., after one warm-up each, so that drift of the machine cancels."""
+    for call in calls.values() if warm_up else ():
         call()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    found: dict[str, list[Spent]] = {name: [] for name in calls}
     for _ in range(runs):
         for name, call in calls.items():
-            seconds[name].append(_seconds(call))
-    return seconds
+            found[name].append(spent(call))
+    return found
 
 
 def peak_megabytes(call: Callable[[], object]) -> float:
@@ -108,3 +121,43 @@ def peak_megabytes(call: Callable[[], object]) -> float:
 
 def _resident(name: str) -> int:
     return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """torch on another number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Neighbours:
+    """How much of the machine other processes take."""
+
+    def __init__(self):
+        self.cores = os.cpu_count() or 1
+        self.start = self._now()
+
+    def _now(self) -> tuple[float, float, float]:
+        times = psutil.cpu_times()
+        busy = sum(times) - times.idle - getattr(times, "iowait", 0.0)
+        own = os.times()
+        return time.time(), busy, own.user + own.system + own.children_user + own.children_system
+
+    def share(self) -> float:
+        """Share of all cores that others took since this was made, 0 to 1.
+
+        A child that still runs, such as a server, counts as other: it is measured from outside.
+        """
+        at, busy, own = (now - then for now, then in zip(self._now(), self.start))
+        return min(1.0, max(0.0, (busy - own) / max(at * self.cores, 1e-9)))
+
+
+def share_before(seconds: float = 5.0) -> float:
+    """Share of all cores that is taken while nothing is measured."""
+    neighbours = Neighbours()
+    time.sleep(seconds)
+    return neighbours.share()

@@ -4,6 +4,9 @@ A prompt names a shape and its place ("a large ring at the top left") and leaves
 picture shows another shape elsewhere, in a colour, a texture and on a background of its own. Drawn through Reference, VLM
 Encode, the pool and DiT Sampler; read back by the scorer. Moved: what of the picture is found again. Kept: the asked shape at
 its place, and nothing beside it. For *layout* a second prompt names colour and shape without a place.
+
+``--away`` draws a prompt, and then the same prompt and seed away from the picture that came out: how often background and
+colour are another than before, beside drawing away from a foreign picture.
 """
 
 from __future__ import annotations
@@ -113,13 +116,43 @@ def measure(count: int) -> list[dict]:
     return rows
 
 
+def measure_away(count: int) -> list[dict]:
+    """How often a picture leaves what it was told to leave, for its own first version and for a foreign picture."""
+    drawn, rows = Ways(), []
+    tallies = {(strength, which): Tally() for strength in AWAY for which in ("its own picture", "a foreign picture")}
+    for index in range(count):
+        asked = scene(np.random.default_rng(index))
+        foreign = render(scene(np.random.default_rng(10_000 + index), asked), np.random.default_rng(index))
+        prompt, wanted = prompt_of(asked, PLACED), asked.things[0]
+        first = drawn.draw(prompt, foreign, index, strength=0.0)
+        before = read_scene(first)
+        colors = {thing.color for thing in before.things if thing.shape == wanted.shape}
+        for (strength, which), tally in tallies.items():
+            away_from = first if which == "its own picture" else foreign
+            found = read_scene(drawn.draw(prompt, away_from, index, strength=strength))
+            asked_shape = [thing for thing in found.things if thing.shape == wanted.shape]
+            tally.add(
+                {
+                    "another background": [found.background != before.background],
+                    "another colour of the asked shape": [not colors & {thing.color for thing in asked_shape}],
+                    "kept: what was asked": [any(thing.cell == wanted.cell for thing in asked_shape)],
+                }
+            )
+    for (strength, which), tally in tallies.items():
+        row = {"away from": which, "strength": strength} | {one.measure: str(one) for one in tally.figures(which)}
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--away", action="store_true")
     given = parser.parse_args()
     pack("unifusion.profiles")  # ComfyUI must be on the path before the parts are imported
-    rows = measure(given.count)
+    rows = (measure_away if given.away else measure)(given.count)
     if given.out:
         given.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

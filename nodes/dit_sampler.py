@@ -84,9 +84,12 @@ class DiTSampler(Node):
                     step=0.01,
                     tooltip="Below 1 keeps something of the latent: image to image.",
                 ),
-                io.Conditioning.Input("negative", optional=True, tooltip="Needed at CFG above 1."),
+                io.Conditioning.Input("negative", optional=True, lazy=True, tooltip="Needed at CFG above 1."),
                 io.Conditioning.Input(
-                    "images_only", optional=True, tooltip="The pictures without text, for separate image guidance."
+                    "images_only",
+                    optional=True,
+                    lazy=True,
+                    tooltip="The pictures without text, for separate image guidance.",
                 ),
                 io.Float.Input(
                     "image_guidance",
@@ -100,6 +103,10 @@ class DiTSampler(Node):
             ],
             outputs=[io.Latent.Output(display_name="latent")],
         )
+
+    @classmethod
+    def check_lazy_status(cls, model=None, preset=None, image_guidance=-1.0, **given):
+        return draw.still_needed(model, draw.cfg_of(preset, model), image_guidance, given)
 
     @classmethod
     def execute(

@@ -14,6 +14,7 @@ from .reference import Reference
 from .region import Region
 from .sample_picture import SamplePicture
 from .save_conditioning import SaveConditioning
+from .save_preset import SavePreset
 from .verifi_rewrite import VerifiRewrite
 from .vlm_encode import VLMEncode
 
@@ -33,6 +34,7 @@ NODES: list[type[io.ComfyNode]] = [
     SamplePicture,
     Compare,
     LabelledSheet,
+    SavePreset,
 ]
 
 

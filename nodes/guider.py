@@ -35,11 +35,15 @@ class Guider(Node):
                     step=0.1,
                     tooltip="Strength of the pictures by themselves; -1 follows the CFG.",
                 ),
-                io.Conditioning.Input("negative", optional=True, tooltip="Needed at CFG above 1."),
-                io.Conditioning.Input("images_only", optional=True, tooltip="The pictures without text."),
+                io.Conditioning.Input("negative", optional=True, lazy=True, tooltip="Needed at CFG above 1."),
+                io.Conditioning.Input("images_only", optional=True, lazy=True, tooltip="The pictures without text."),
             ],
             outputs=[io.Guider.Output(display_name="guider")],
         )
+
+    @classmethod
+    def check_lazy_status(cls, model=None, cfg=None, image_guidance=-1.0, **given):
+        return draw.still_needed(model, cfg, image_guidance, given)
 
     @classmethod
     def execute(cls, model, positive, cfg, image_guidance, negative=None, images_only=None) -> io.NodeOutput:

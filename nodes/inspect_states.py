@@ -28,7 +28,7 @@ class Inspect(Node):
             is_output_node=True,
             inputs=[
                 HiddenStatesSocket.Input("hidden_states", tooltip="From VLM Encode or VERIFI Rewrite."),
-                io.Model.Input("model", tooltip="The drawing model whose pooling weights are looked at."),
+                io.Model.Input("model", tooltip="The drawing model that the hidden states are for."),
                 io.String.Input(
                     "words",
                     default="",

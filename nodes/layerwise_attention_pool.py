@@ -1,8 +1,9 @@
 from comfy_api.latest import io, ui
 
 from ..unifusion.before_queue import check_gains
-from ..unifusion.comfy_bridge.actions import pool
+from ..unifusion.comfy_bridge.actions import pool, presets
 from ..unifusion.layer_gains import CUSTOM, PRESETS
+from ..unifusion.own_presets import GAINS
 from .checked import Node
 from .sockets import CATEGORY, HiddenStatesSocket
 
@@ -14,15 +15,31 @@ class LayerwiseAttentionPool(Node):
             node_id="UniFusionLayerwiseAttentionPool",
             display_name="Layerwise Attention Pool",
             category=CATEGORY,
-            description="Pools the hidden states of all layers into conditioning, with the drawing model's own pooling "
-            "weights and LoRAs. The outputs work in any sampler node.",
-            search_aliases=["UniFusion", "LAP", "txtfusion", "Krea 2", "rebalance", "layer gains", "conditioning"],
+            description="Turns hidden states into the conditioning that the drawing model was trained with: pooled by its "
+            "own weights and LoRAs, or its layers side by side. The outputs work in any sampler node.",
+            search_aliases=[
+                "UniFusion",
+                "LAP",
+                "txtfusion",
+                "Krea 2",
+                "FLUX.2",
+                "Z-Image",
+                "Qwen-Image",
+                "Ideogram 4",
+                "rebalance",
+                "layer gains",
+                "conditioning",
+            ],
             inputs=[
-                io.Model.Input("model", tooltip="A Krea 2 checkpoint (with its LoRAs) or the UniFusion miniature."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The drawing model with its LoRAs: Krea 2, FLUX.2, Z-Image, Qwen-Image, Ideogram 4 and others, "
+                    "or the UniFusion miniature.",
+                ),
                 HiddenStatesSocket.Input("positive", tooltip="From VLM Encode or VERIFI Rewrite."),
                 io.Combo.Input(
                     "gain_preset",
-                    options=[*PRESETS, CUSTOM],
+                    options=[*PRESETS, CUSTOM, *presets.names(GAINS)],
                     default=next(iter(PRESETS)),
                     tooltip="Gains of single layers before pooling. 'off' changes nothing.",
                 ),
@@ -74,6 +91,7 @@ class LayerwiseAttentionPool(Node):
     def execute(
         cls, model, positive, gain_preset, gains="", keep_rms=True, negative=None, images_only=None, join=None
     ) -> io.NodeOutput:
+        gain_preset, gains = presets.gains(gain_preset, gains)
         *outputs, report = pool.run(
             model,
             positive,
@@ -88,5 +106,5 @@ class LayerwiseAttentionPool(Node):
 
     @classmethod
     def validate_inputs(cls, gain_preset=None, gains=None, join=None):
-        check_gains(gain_preset, gains)
+        check_gains(*presets.gains(gain_preset, gains))
         return True

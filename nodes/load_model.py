@@ -12,9 +12,19 @@ class LoadModel(Node):
             node_id="UniFusionLoadModel",
             display_name="Load UniFusion Model",
             category=CATEGORY,
-            description="Loads the bundled miniature, or a model of the same form from models/unifusion. For Krea 2 "
-            "use the stock loaders instead.",
-            search_aliases=["UniFusion", "miniature", "checkpoint", "load model", "Krea 2"],
+            description="Loads the bundled miniature, a model of your own from models/unifusion, or a language model alone as "
+            "transformers saves it (Qwen3-VL, InternVL, SmolVLM2, SmolLM2 and others). For full-size models such as "
+            "Krea 2 use the stock loaders instead.",
+            search_aliases=[
+                "UniFusion",
+                "miniature",
+                "checkpoint",
+                "load model",
+                "Krea 2",
+                "VLM",
+                "LLM",
+                "transformers",
+            ],
             inputs=[
                 io.Combo.Input(
                     "model",

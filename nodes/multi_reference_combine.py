@@ -2,7 +2,8 @@ from comfy_api.latest import io, ui
 
 from ..unifusion import contact_sheet
 from ..unifusion.board import arrange, read_board
-from ..unifusion.jobs import JOBS, WHOLE
+from ..unifusion.comfy_bridge.actions import presets
+from ..unifusion.jobs import WHOLE
 from ..unifusion.references import DETAILS, LABEL_STYLES, combine, combined_lines
 from .checked import Node
 from .sockets import CATEGORY, SHOWS_AGAIN, ReferencesSocket
@@ -35,7 +36,7 @@ class MultiReferenceCombine(Node):
                     max=16384,
                     tooltip="Tokens of the vision-language model shared by all pictures: one token covers "
                     "32 x 32 pixels, every view gets the same share. 0 = every view gets what the "
-                    "encoder's profile wants (144 for Krea 2, 16 for the miniature).",
+                    "drawing model was trained with (144 for Krea 2, 16 for the miniature).",
                 ),
                 io.Combo.Input(
                     "detail",
@@ -77,7 +78,7 @@ class MultiReferenceCombine(Node):
                 ),
                 io.Combo.Input(
                     "job",
-                    options=list(JOBS),
+                    options=presets.jobs(),
                     default=WHOLE,
                     optional=True,
                     tooltip="What counts of pictures without a job of their own. 'read, not shown': the words are read with "
@@ -94,7 +95,7 @@ class MultiReferenceCombine(Node):
     @classmethod
     def execute(cls, budget, detail, labels, references=None, images=None, board="", job=WHOLE) -> io.NodeOutput:
         arranged, not_read = arrange(images or {}, read_board(board))
-        combined = combine([*(references or ()), *arranged], budget, DETAILS[detail], labels, job)
+        combined = combine([*(references or ()), *arranged], budget, DETAILS[detail], labels, presets.job(job))
         sheet = contact_sheet.draw(combined)
         report = "\n".join([*combined_lines(combined, budget), *not_read])
         shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()}

@@ -1,6 +1,6 @@
 from comfy_api.latest import io
 
-from ..unifusion.jobs import JOBS
+from ..unifusion.comfy_bridge.actions import presets
 from ..unifusion.references import AS_COMBINE, DETAILS, LEAST_STRENGTH, from_batch
 from .checked import Node
 from .sockets import CATEGORY, ReferencesSocket
@@ -63,7 +63,7 @@ class Reference(Node):
                 ReferencesSocket.Input("references", optional=True, tooltip="References that stand before this one."),
                 io.Combo.Input(
                     "job",
-                    options=[AS_COMBINE, *JOBS],
+                    options=[AS_COMBINE, *presets.jobs()],
                     default=AS_COMBINE,
                     optional=True,
                     tooltip="What of the picture counts. 'read, not shown': the words are read with it in sight, and it is "
@@ -78,7 +78,6 @@ class Reference(Node):
         cls, image, label, strength, detail, start=0.0, end=1.0, references=None, job=AS_COMBINE
     ) -> io.NodeOutput:
         tiles = 0 if detail == AS_COMBINE else DETAILS[detail]
-        job = "" if job == AS_COMBINE else job
-        return io.NodeOutput(
-            [*(references or ()), *from_batch(image, "image", label, strength, tiles, start, end, job)]
-        )
+        done = None if job == AS_COMBINE else presets.job(job)
+        made = from_batch(image, "image", label, strength, tiles, start, end, done)
+        return io.NodeOutput([*(references or ()), *made])

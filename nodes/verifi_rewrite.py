@@ -2,7 +2,8 @@ from comfy_api.latest import io
 
 from ..unifusion.before_queue import check_rewrite
 from ..unifusion.board import use_names
-from ..unifusion.comfy_bridge.actions import rewrite, studio
+from ..unifusion.comfy_bridge.actions import presets, rewrite, studio
+from ..unifusion.own_presets import SYSTEM
 from ..unifusion.profiles import PROFILES
 from ..unifusion.selection import REWRITE_SELECTIONS
 from ..unifusion.system_prompts import AS_PROFILE, CUSTOM, SYSTEM_PROMPTS
@@ -75,13 +76,17 @@ class VerifiRewrite(Node):
                 "LLM",
                 "caption",
                 "Krea 2",
+                "FLUX.2",
+                "Z-Image",
+                "Qwen-Image",
+                "Ideogram 4",
                 "Qwen3-VL",
             ],
             inputs=[
                 io.Clip.Input(
                     "clip",
-                    tooltip="Qwen3-VL from the stock Load CLIP node (type krea2), or the CLIP of "
-                    "the UniFusion miniature.",
+                    tooltip="The text encoder that belongs to the drawing model, from the stock Load CLIP node with the "
+                    "model's type (krea2, flux2, qwen_image and so on), or the CLIP of the UniFusion miniature.",
                 ),
                 io.String.Input(
                     "prompt",
@@ -99,7 +104,7 @@ class VerifiRewrite(Node):
                 ),
                 io.Combo.Input(
                     "system_prompt",
-                    options=[AS_PROFILE, *SYSTEM_PROMPTS, CUSTOM],
+                    options=[AS_PROFILE, *SYSTEM_PROMPTS, CUSTOM, *presets.names(SYSTEM)],
                     default=AS_PROFILE,
                     tooltip="What kind of description is written.",
                 ),
@@ -210,8 +215,8 @@ class VerifiRewrite(Node):
                 HiddenStatesSocket.Output(
                     "negative",
                     display_name="negative",
-                    tooltip="The usual negative: the empty prompt, with the same pictures "
-                    "for Krea 2, without them for the miniature.",
+                    tooltip="The usual negative: the empty prompt, with the same pictures where the drawing model was "
+                    "trained so, without them for the miniature and Boogu-Image.",
                 ),
                 io.String.Output("text", display_name="text", is_output_list=True, tooltip="What was written."),
                 io.String.Output("report", display_name="report"),
@@ -253,6 +258,7 @@ class VerifiRewrite(Node):
             states, negative, text, report = studio.read_as_written(clip, asked, **read)
             report = "\n".join([report, *unknown])
             return io.NodeOutput([states], negative, [text], report, ui={"report": [report]})
+        system_prompt, custom_system_prompt = presets.system_prompt(system_prompt, custom_system_prompt)
         made = rewrite.run_variations(
             clip,
             asked,
@@ -301,6 +307,8 @@ class VerifiRewrite(Node):
         sampling=None,
         variations=None,
     ):
+        if not as_written:
+            system_prompt, custom_system_prompt = presets.system_prompt(system_prompt, custom_system_prompt)
         check_rewrite(
             # As written, the text that is kept and the system prompt are not used; an empty prompt is a negative.
             prompt=None if as_written else prompt,

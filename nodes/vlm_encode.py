@@ -18,12 +18,24 @@ class VLMEncode(Node):
             category=CATEGORY,
             description="Reads a prompt and pictures with the vision-language model in one pass and hands on the hidden "
             "states of several of its layers.",
-            search_aliases=["UniFusion", "Krea 2", "Qwen3-VL", "prompt", "text encode", "reference", "edit"],
+            search_aliases=[
+                "UniFusion",
+                "Krea 2",
+                "FLUX.2",
+                "Z-Image",
+                "Qwen-Image",
+                "Ideogram 4",
+                "Qwen3-VL",
+                "prompt",
+                "text encode",
+                "reference",
+                "edit",
+            ],
             inputs=[
                 io.Clip.Input(
                     "clip",
-                    tooltip="Qwen3-VL from the stock Load CLIP node (type krea2), or the CLIP of "
-                    "the UniFusion miniature.",
+                    tooltip="The text encoder that belongs to the drawing model, from the stock Load CLIP node with the "
+                    "model's type (krea2, flux2, qwen_image and so on), or the CLIP of the UniFusion miniature.",
                 ),
                 io.String.Input(
                     "prompt",
@@ -73,8 +85,8 @@ class VLMEncode(Node):
                 HiddenStatesSocket.Output(
                     "negative",
                     display_name="negative",
-                    tooltip="The usual negative: the empty prompt, with the same pictures "
-                    "for Krea 2, without them for the miniature.",
+                    tooltip="The usual negative: the empty prompt, with the same pictures where the drawing model was "
+                    "trained so, without them for the miniature and Boogu-Image.",
                 ),
                 io.String.Output("report", display_name="report"),
             ],

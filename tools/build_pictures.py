@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 HELP = PACK / "web" / "docs" / "pictures"
 TOUR = PACK / "docs" / "pictures"
 MARGIN = 24
-IN_NO_TEMPLATE = ("UniFusionGuider", "UniFusionLabelledSheet")
+IN_NO_TEMPLATE = ("UniFusionGuider", "UniFusionLabelledSheet", "UniFusionSavePreset")
 
 
 def slug(graph: Graph) -> str:

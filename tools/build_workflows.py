@@ -1,12 +1,14 @@
 """Writes ``workflows/*.json`` and the subgraph blueprint from :mod:`harness.graphs`, with the real frontend.
 
-``COMFYUI_PATH=... python tools/build_workflows.py`` needs Debian's chromium and ``playwright``.
+``COMFYUI_PATH=... python tools/build_workflows.py [01 05]`` needs Debian's chromium and ``playwright``; numbers choose
+workflows, without the blueprint.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -66,8 +68,8 @@ async ({nodes, groups, notes, subgraphs, places, pack}) => {
     // A widget that is linked across the border stands outside afterwards.
     const standIns = outside.map(([key, name]) => {
       const widget = made[key].widgets.find((w) => w.name === name);
-      const kind = typeof widget.value === "string" ? "PrimitiveStringMultiline"
-        : Number.isInteger(widget.value) && name !== "denoise" ? "PrimitiveInt" : "PrimitiveFloat";
+      const kind = { STRING: "PrimitiveStringMultiline", INT: "PrimitiveInt", FLOAT: "PrimitiveFloat" }[
+        made[key].inputs[slot(made[key], name)].type];
       const standIn = LiteGraph.createNode(kind);
       app.graph.add(standIn);
       standIn.connect(0, made[key], slot(made[key], name));
@@ -81,8 +83,10 @@ async ({nodes, groups, notes, subgraphs, places, pack}) => {
     }
     // The frontend also puts the seed of a second sampler outside.
     const wanted = new Set(outside.map(([, name]) => name));
+    const linked = new Set(node.inputs.filter((input) => input.link != null).map((input) => input.name));
     for (const input of [...node.subgraph.inputs])
-      if (["INT", "FLOAT", "STRING"].includes(input.type) && !wanted.has(input.name)) node.subgraph.removeInput(input);
+      if (["INT", "FLOAT", "STRING"].includes(input.type) && !wanted.has(input.name) && !linked.has(input.name))
+        node.subgraph.removeInput(input);
     for (const [standIn, value, name] of standIns) {
       app.graph.remove(standIn);
       if (!node.widgets.some((w) => w.name === name)) throw new Error(`${title} has no widget ${name}`);
@@ -244,12 +248,18 @@ def main() -> None:
         try:
             server.wait()
             with open_page(server.url) as page:
+                chosen = sys.argv[1:]
+                page.wait_for_timeout(3000)  # until the frontend has opened its own first graph
                 for graph in GRAPHS:
+                    if chosen and graph.name[:2] not in chosen:
+                        continue
                     build(page, graph)
                     write(
                         PACK / "workflows" / f"{graph.name}.json",
                         page.evaluate(SERIALIZE, {"panel": graph.panel(), "ids": graph.ids()}),
                     )
+                if chosen:
+                    return
                 build(page, TEXT)
                 ids = TEXT.ids()
                 write(

@@ -46,7 +46,7 @@ def cfg_of(preset: dict | None) -> float | None:
     """
     if not isinstance(preset, dict):
         return None
-    known = SAMPLER_PRESETS.get(preset.get("preset"))
+    known = SAMPLER_PRESETS.get(preset.get("preset", ""))
     return known.cfg if known else preset.get("cfg")
 
 

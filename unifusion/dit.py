@@ -199,8 +199,11 @@ class SingleStreamDiT(nn.Module):
         self.tproj = nn.Sequential(nn.GELU(approximate="tanh"), nn.Linear(c.features, 6 * c.features))
 
     def condition(self, states: Tensor, key_bias: Tensor | None = None) -> Tensor:
-        """Hidden states (B, T, N, W) -> text tokens (B, T, D); ``key_bias`` as in :meth:`forward`."""
-        return self.txtmlp(self.txtfusion(states, key_bias))
+        """Hidden states (B, T, N, W), or what the pooling made of them (B, T, W), -> text tokens (B, T, D).
+
+        ``key_bias`` as in :meth:`forward`.
+        """
+        return self.txtmlp(states if states.ndim == 3 else self.txtfusion(states, key_bias))
 
     def denoise(
         self, latent: Tensor, t: Tensor, text: Tensor, key_bias: Tensor | None = None, features_at: int | None = None

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from .hidden_states import GENERATED, IMAGE, INSTRUCTION, TEMPLATE, HiddenStates
 from .quoting import quoted
-from .references import TOKEN
 from .selection import SELECTIONS, selection_mask
 
 PREFIX = "unifusion."
+ROUNDED = 1.15  # views of other shapes have a few tokens more or less
 CONTRACT = "unifusion_contract"  # where a MODEL of Load UniFusion Model keeps what its file says
 
 
@@ -60,11 +60,10 @@ def _selection_lines(selection: str, hidden: HiddenStates) -> list[str]:
 def _picture_lines(told: Mapping[str, str], hidden: HiddenStates) -> list[str]:
     lines = []
     largest = max((rows * columns for picture in hidden.grids for rows, columns in picture), default=0)
-    pixels = told.get("picture_pixels", "")
-    if pixels.isdecimal() and largest > int(pixels) // TOKEN**2:
+    tokens = told.get("picture_tokens", "")
+    if tokens.isdecimal() and int(tokens) and largest > ROUNDED * int(tokens):
         lines.append(
-            f"pictures of up to {int(pixels) // TOKEN**2} tokens a view, and one here has "
-            f"{largest}. Set the token budget to 0."
+            f"pictures of about {tokens} tokens a view, and one here has {largest}. Set the token budget to 0."
         )
     labels = [label.strip() for label in told.get("labels", "").split(",") if label.strip()]
     text = "".join(hidden.pieces)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .jobs import WHOLE, about, check_job
+from .jobs import Job, about
 from .limits import LONGEST_LABEL
 from .profiles import PROFILES, Profile
 from .quoting import quoted
@@ -48,7 +48,7 @@ class Reference(NamedTuple):
         start, end: part of the schedule in which it counts, 0..1.
         note: what was changed on the way here, for reports; empty for nothing.
         name: what the prompt may call it as ``@name``, kept where labels are left out; empty for none.
-        job: what of it counts, a key of :data:`~unifusion.jobs.JOBS`; empty = not set.
+        job: what of it counts; None = not set.
     """
 
     picture: torch.Tensor
@@ -60,7 +60,7 @@ class Reference(NamedTuple):
     end: float = 1.0
     note: str = ""
     name: str = ""
-    job: str = ""
+    job: Job | None = None
 
 
 class PreparedReference(NamedTuple):
@@ -81,7 +81,7 @@ class PreparedReference(NamedTuple):
     note: str = ""
     size: tuple[int, int] = (0, 0)
     token: int = TOKEN
-    job: str = WHOLE
+    job: Job | None = None
 
     @property
     def tokens(self) -> int:
@@ -135,7 +135,7 @@ def from_batch(
     tiles: int = 0,
     start: float = 0.0,
     end: float = 1.0,
-    job: str = "",
+    job: Job | None = None,
 ) -> list[Reference]:
     """References from a ComfyUI image batch: every picture of it is one, a label is then numbered.
 
@@ -146,21 +146,19 @@ def from_batch(
 
     Raises:
         ValueError: for something that is no picture, a strength below :data:`LEAST_STRENGTH`, a label that is no plain
-            text, an empty range, or an unknown job.
+            text, or an empty range.
     """
     if not LEAST_STRENGTH <= strength < float("inf"):
         raise ValueError(
             f"The strength of a reference must be {LEAST_STRENGTH:g} or more, found {strength}: 1 is neutral, 2 counts twice, "
             f"0 removes, below 0 draws away from it."
         )
-    if job:
-        check_job(job)
     if not 0 <= start < end <= 1:
         raise ValueError(
             f"A reference must count in some part of the schedule: found start {start:g} and end {end:g}, "
             f"expected 0 <= start < end <= 1."
         )
-    label = _checked_label(label)
+    label = checked_label(label)
     if batch.ndim == 3:
         batch = batch[None]
     made = []
@@ -200,7 +198,7 @@ def from_images(images: dict[str, torch.Tensor | None]) -> list[Reference]:
     return [reference for name, batch in present for reference in from_batch(batch, name)]
 
 
-def _checked_label(label: str) -> str:
+def checked_label(label: str) -> str:
     """A label is words in front of a picture; control tokens in it would break the chat."""
     label = label.strip().rstrip(":").rstrip()
     if "<" in label or ">" in label or not label.isprintable():
@@ -216,7 +214,7 @@ def _checked_label(label: str) -> str:
 
 
 def combine(
-    references: Sequence[Reference], budget: int = 0, tiles: int = 1, labels: str = OWN_LABELS, job: str = WHOLE
+    references: Sequence[Reference], budget: int = 0, tiles: int = 1, labels: str = OWN_LABELS, job: Job | None = None
 ) -> list[Reference]:
     """Give references one common setting.
 
@@ -233,7 +231,6 @@ def combine(
     """
     if not references:
         raise ValueError("There is no picture: connect at least one image, or references from a Reference node.")
-    check_job(job)
     set_up = [reference._replace(tiles=reference.tiles or tiles, job=reference.job or job) for reference in references]
     views = sum(count_views(reference.picture, reference.tiles) for reference in set_up)
     if budget and budget < LEAST_TOKENS * views:
@@ -364,7 +361,7 @@ def prepare(reference: Reference, tokens: int) -> PreparedReference:
         reference.end,
         "; ".join(notes),
         (height, width),
-        job=reference.job or WHOLE,
+        job=reference.job,
     )
 
 

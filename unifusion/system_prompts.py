@@ -96,6 +96,14 @@ SYSTEM_PROMPTS: dict[str, str] = {
         "place and letter form. If the request names a style, say it first; if not, choose a photograph."
         + _SAME_LANGUAGE
     ),
+    "Qwen-Image Edit": (
+        "You see one or more pictures and an instruction to change or combine them, and write the instruction anew for an "
+        "editing model: clear, short and possible to carry out. Name what is changed by what it is and where it is, and "
+        "what it becomes: color, material, shape, size, place. Say what stays where the change could touch it: faces, "
+        "pose, background. For writing, give the old and the new words in quotation marks exactly as they are to be read, "
+        "in their own language. With several pictures, say which one gives what. Ask for nothing the request does not "
+        "want." + _SAME_LANGUAGE
+    ),
     IDEOGRAM_4: (
         "You turn a short request for a picture into one JSON object on a single line and write nothing else: no fences, "
         'no text before or after it. Keys, in this order: "high_level_description": the whole picture in one '
@@ -114,7 +122,7 @@ SYSTEM_PROMPTS: dict[str, str] = {
 # What these ask for is one JSON object, which is checked.
 JSON_CAPTIONS = (IDEOGRAM_4,)
 # These ask for the language of the request; a text in other letters is said.
-SAME_LANGUAGE = ("FLUX.2", "Z-Image", "Qwen-Image", IDEOGRAM_4)
+SAME_LANGUAGE = ("FLUX.2", "Z-Image", "Qwen-Image", "Qwen-Image Edit", IDEOGRAM_4)
 
 
 def asks_for(system: str, keys: tuple[str, ...]) -> bool:

@@ -258,8 +258,8 @@ def main(arguments=None) -> None:
     if args.compile:
         for layer in (*model.model.layers, *model.visual.blocks):
             layer.compile(dynamic=True)
-    rate = REFINE_RATE if args.refine else 1.0
-    optimizer = make_optimizer(model, heads, rate * args.muon_lr, rate * args.adam_lr)
+    share = REFINE_RATE if args.refine else 1.0
+    optimizer = make_optimizer(model, heads, share * args.muon_lr, share * args.adam_lr)
     peaks = [group["lr"] for group in optimizer.param_groups]
     step, checkpoint = 0, args.out / "checkpoint.pt"
     if args.resume and checkpoint.exists():

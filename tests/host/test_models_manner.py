@@ -100,5 +100,5 @@ def test_every_manner_of_a_model_asks_for_the_language_of_the_request(pack):
     own = {
         row.rewrite_system for row in PROFILES.values() if row.rewrite_system not in ("faithful detail", "miniature")
     }
-    assert own == set(SAME_LANGUAGE) and set(JSON_CAPTIONS) <= own
-    assert all("language of the request" in SYSTEM_PROMPTS[key] for key in own)
+    assert {*own, "Qwen-Image Edit"} == set(SAME_LANGUAGE) and set(JSON_CAPTIONS) <= own
+    assert all("language of the request" in SYSTEM_PROMPTS[key] for key in SAME_LANGUAGE)

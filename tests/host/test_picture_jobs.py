@@ -86,9 +86,9 @@ def test_jobs_of_combine_are_for_pictures_without_one(node, reference):
     combine = node("UniFusionMultiReferenceCombine").execute
     given = reference(picture(64, 64), job="subject", references=reference(picture(64, 64)))
     made = combine(0, "one view", "own labels", given, {"image0": picture(64, 64)}, job="palette")
-    assert [one.job for one in made[0]] == ["palette", "subject", "palette"]
+    assert [one.job.name for one in made[0]] == ["palette", "subject", "palette"]
     assert "job 'subject'" in made[2] and made[1].shape[-1] == 3
-    assert [one.job for one in combine(0, "one view", "own labels", given)[0]] == ["whole", "subject"]
+    assert [one.job.name for one in combine(0, "one view", "own labels", given)[0]] == ["whole", "subject"]
 
 
 def test_a_board_may_draw_away(node):

@@ -198,7 +198,7 @@ def test_the_pool_says_where_a_lora_is_used_otherwise_than_trained(krea2_small, 
     model = stock_lora(load_model(load_file(krea2_small / "base.safetensors")), path, monkeypatch)
     assert "the LoRA was trained" not in condition_of(bridge, model)[-1]
     other = {"unifusion.vlm": "qwen3vl_4b (36 layers, width 2560)", "unifusion.taps": "1, 2, 3, 4"}
-    other |= {"unifusion.selection": "rewritten text only", "unifusion.picture_pixels": "1024"}
+    other |= {"unifusion.selection": "rewritten text only", "unifusion.picture_tokens": "4"}
     save_file(load_file(path), tmp_path / "other.safetensors", metadata=other)
     model = stock_lora(
         load_model(load_file(krea2_small / "base.safetensors")), tmp_path / "other.safetensors", monkeypatch
@@ -208,7 +208,7 @@ def test_the_pool_says_where_a_lora_is_used_otherwise_than_trained(krea2_small, 
         "the VLM 'qwen3vl_4b",
         "the layers '1, 2, 3, 4'",
         "selection 'rewritten text only'",
-        "up to 1 tokens a view",
+        "about 4 tokens a view",
     ):
         assert part in said
 

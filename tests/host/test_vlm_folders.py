@@ -3,6 +3,7 @@
 import gc
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -386,3 +387,62 @@ def test_a_language_model_alone_is_listed_and_stops_what_wants_to_draw(folders, 
     assert isinstance(model, ExecutionBlocker) and isinstance(vae, ExecutionBlocker)
     assert "language model alone" in model.message
     assert bridge("actions.encode").run(clip, "a red circle")[0].vlm.startswith("SmolLM2 (")
+
+
+@pytest.mark.parametrize("kind", ["qwen3_vl", "internvl", "smolvlm", "llama"])
+def test_with_every_weight_left_in_main_memory_it_computes_on_the_device(folders, bridge, kind):
+    """On a device that is not there: a tensor of the CPU that met one of it would raise (FakeTensorMode).
+
+    The towers of Qwen and SmolVLM ask for numbers (``item``), which no fake tensor has; InternVL's is run.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with torch.inference_mode(False):
+        clip = bridge("encoders.folder_clip").load_clip(folders(kind))
+    transformer = clip.cond_stage_model.unifusion_folder.transformer
+    for module in transformer.modules():
+        if hasattr(module, "comfy_cast_weights"):
+            module.comfy_cast_weights = True  # as the host does where a layer was not loaded
+    device = torch.device("cuda")
+    with torch.inference_mode(False), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        if kind == "internvl":
+            features = transformer.preprocess_embed({"data": torch.rand(1, 64, 96, 3)}, device)[0]
+            assert features.device.type == "cuda" and features.dtype == torch.float32
+        cache = transformer.init_kv_cache(1, 40, device, torch.float32)
+        hidden, _, cache = transformer.model.forward(
+            embeds=torch.empty(1, 30, 48, device=device), past_key_values=cache
+        )
+        assert transformer.logits(hidden).device.type == "cuda"
+        token = transformer.get_input_embeddings()(torch.zeros(1, 1, dtype=torch.long, device=device))
+        place = torch.full((1, 1), 30, device=device)
+        hidden, _, cache = transformer.model.forward(embeds=token.float(), past_key_values=cache, position_ids=place)
+        assert hidden.device.type == "cuda" and cache.get_seq_length() == 31
+
+
+def asking(kind, **inputs):
+    """A node of the pack in API form, what is not given at its defaults."""
+    about = json.loads(Path(__file__).with_name("contract.json").read_text(encoding="utf-8"))[kind]["inputs"]
+    defaults = {one["id"]: one["default"] for one in about if "default" in one and not one["optional"]}
+    return {"class_type": kind, "inputs": {**defaults, **inputs}}
+
+
+def test_on_a_server_a_language_model_alone_reads_and_writes_and_its_model_stops_with_a_sentence(server, folders):
+    place = server.base / "models" / "unifusion"
+    place.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(folders("smolvlm"), place / "SmolVLM2", dirs_exist_ok=True)
+    load = asking("UniFusionLoadModel", model="SmolVLM2")
+    picture = {"class_type": "EmptyImage", "inputs": dict(width=64, height=48, batch_size=1, color=255)}
+    clip, words = ["load", 1], "a red circle"
+    write = asking("UniFusionVerifiRewrite", clip=clip, prompt=words, sampling="greedy", max_length=6, min_length=0)
+    write["inputs"]["images.image0"] = ["picture", 0]
+    show = {"class_type": "PreviewAny", "inputs": {"source": ["write", 2]}}
+    history = server.queue({"load": load, "picture": picture, "write": write, "show": show})
+    assert server.errors(history) == [] and "show" in history["outputs"]
+    draws = {
+        "load": load,
+        "encode": asking("UniFusionVLMEncode", clip=clip, prompt=words),
+        "pool": asking("UniFusionLayerwiseAttentionPool", model=["load", 0], positive=["encode", 0]),
+        "show": {"class_type": "PreviewAny", "inputs": {"source": ["pool", 4]}},
+    }
+    history = server.queue(draws)  # the sentence goes to the browser; what was to come behind it does not
+    assert server.errors(history) == [] and "show" not in history["outputs"]

@@ -4,9 +4,14 @@ import pytest
 import torch
 
 from unifusion.hidden_states import make_hidden_states
-from unifusion.jobs import JOBS, READ_ONLY, WHOLE, borders, with_jobs
+from unifusion.jobs import JOBS, READ_ONLY, TAPS, TOKENS, WHOLE, Job, borders, check_parts, named
+from unifusion.jobs import with_jobs as with_rows
 
 GRIDS = (((3, 4), (2, 2)), ((3, 3),))  # two views, one view
+
+
+def with_jobs(hidden, names):
+    return with_rows(hidden, [named(name) for name in names])
 
 
 def hidden(taps=4, seed=0):
@@ -90,5 +95,23 @@ def test_an_unknown_job_is_refused():
         with_jobs(hidden(), ["mood"])
 
 
-def test_every_job_states_its_formula():
-    assert all(job.formula and "[" in job.formula or name == READ_ONLY for name, job in JOBS.items())
+@pytest.mark.parametrize("mean_at", TAPS)
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_every_combination_has_a_formula_and_acts(mean_at, tokens):
+    check_parts(mean_at, tokens)
+    job = Job("own", mean_at, tokens)
+    changed = with_rows(hidden(), [None, job])
+    assert ("no token" in job.formula) == (tokens == "none") and torch.isfinite(changed.states).all()
+    count = int((changed.weights[changed.roles == 17] != 0).sum())
+    assert count == {"all": 9, "none": 0}.get(tokens, count) and (tokens == "none" or count > 0)
+
+
+def test_subject_and_ground_are_the_whole():
+    parts = [with_rows(hidden(), [Job("own", tokens=tokens)]).weights for tokens in ("subject", "ground")]
+    assert (parts[0] + parts[1] == torch.where(hidden().roles == 16, 1.0, 2.0)).all()
+
+
+@pytest.mark.parametrize("parts", [("somewhere", "all"), ("deep", "some"), (3, "all"), ("deep", None)])
+def test_parts_of_a_job_are_of_the_table(parts):
+    with pytest.raises(ValueError, match="of a picture's job must be one of"):
+        check_parts(*parts)

@@ -46,6 +46,7 @@ def sentences(values):
         ({"data": SOURCE, "model": {"base": "fp8"}}, 'model.base is "fp8"'),
         ({"data": SOURCE, "train": {"blocks_on_cpu": 2}}, "train.blocks_on_cpu is 2"),
         ({"data": SOURCE, "model": {"start": "x"}, "train": {"what": "lora", "shard": True}}, "train.shard"),
+        ({"data": {**SOURCE, "cache_pooled": True}}, "data.cache_pooled is true, which fixes LAP and refiner"),
         ({"data": {**SOURCE, "reconstruct": 0.6, "unconditional": 0.6}}, "together more than 1"),
         ({"data": {"sources": [{"path": "x", "share": 0.7}] * 2}}, "shares of data.sources are together more than 1"),
         ({"data": SOURCE, "model": {"features": 384, "kvheads": 2}}, "model.kvheads is 2, which does not divide"),

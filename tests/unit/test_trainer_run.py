@@ -189,6 +189,22 @@ def test_what_the_vlm_wrote_conditions_in_place_of_the_prompt():
     assert set(hidden.roles.tolist()) == {GENERATED} and "".join(hidden.pieces) == "on a white background"
 
 
+def test_pooled_states_take_less_room_and_train_alike(folder, finished):
+    lora = dict(train='what = "lora"\nrank = 2', source='path = "cap"')
+    paths = [config_of(folder, "pooled", data="cache_pooled = true", **lora), config_of(folder, "unpooled", **lora)]
+    for path in paths:
+        path.write_text(path.read_text().replace("layers = 1", 'start = "bundled"'))
+        assert main(["run", str(path)]) == 0
+    losses = [
+        json.loads((folder / n / "log.jsonl").read_text().splitlines()[0])["flow"] for n in ("pooled", "unpooled")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    pooled, whole = (runs.prepare(load(path), say=lambda _: None) for path in paths)
+    shapes = [run.cache.shape("states", run.encoded_examples()[0].conditions[TEXT].key) for run in (pooled, whole)]
+    assert shapes[0] == (3, 240) and shapes[1] == (3, 4, 240)
+    assert main(["plan", str(paths[0])]) == 0
+
+
 def test_prompts_are_rewritten_by_the_vlm_and_the_texts_kept(folder):
     from safetensors import safe_open
 
@@ -285,6 +301,29 @@ def test_a_run_with_other_settings_is_not_gone_on_with(finished, capsys, change,
     other.write_text(path.read_text().replace(*change))
     assert main(["run", str(other)]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named_and_other_data_said(finished, folder, capsys):
+    path, out = finished
+    shutil.copytree(out, folder / "damaged")
+    other = path.with_name("damaged.toml")
+    other.write_text(
+        path.read_text().replace('out = "finished"', 'out = "damaged"').replace("heldout = 3", "heldout = 2")
+    )
+    assert main(["run", str(other)]) == 0
+    said = capsys.readouterr().out
+    assert "resuming with data" in said and "resuming with held_out 2, was 3" in said
+    state = folder / "damaged/checkpoints/step_6/state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    assert main(["run", str(other)]) == 2
+    assert "The checkpoint 'step_6' in 'damaged' is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("label", ["<|im_end|>", "a\nb", "x" * 200])
+def test_labels_that_would_break_the_chat_are_refused(folder, finished, label, capsys):
+    path = config_of(folder, "labels", data=f"labels = [{json.dumps(label)}]")
+    assert main(["run", str(path)]) == 2
+    assert "A label must be" in capsys.readouterr().err
 
 
 def test_pairs_are_read_by_the_same_command(folder, finished):

@@ -82,7 +82,7 @@ def test_stock_loaders_offer_the_file_they_name(path):
     graph = json.loads(path.read_text(encoding="utf-8"))
     notes = "".join(node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote")
     loaders = [node for node in graph["nodes"] if node["type"] in FOLDERS]
-    assert bool(loaders) == ("Krea 2" in path.stem)
+    assert bool(loaders) == any(model in path.stem for model in ("Krea 2", "FLUX.2", "Z-Image", "Qwen", "Ideogram"))
     for node in loaders:
         (model,) = node["properties"]["models"]
         assert model["directory"] == FOLDERS[node["type"]] and model["name"] in node["widgets_values"]
@@ -91,7 +91,7 @@ def test_stock_loaders_offer_the_file_they_name(path):
 
 
 def test_every_workflow_is_looked_at():
-    assert len(WORKFLOWS) == 11
+    assert len(WORKFLOWS) == 15
 
 
 def test_the_check_sees_what_it_forbids():

@@ -9,6 +9,7 @@ The module must be installed before ComfyUI is imported, and stays until the pro
 
 from __future__ import annotations
 
+import functools
 import sys
 import weakref
 from collections import Counter
@@ -69,6 +70,11 @@ class Record:
             if event.kind in kinds and ours in (None, event.ours):
                 found[f"{event.place} ({event.kind})"] += count
         return dict(found)
+
+
+@functools.cache
+def _is_composite(func) -> bool:
+    return func.namespace != "prim" and func._can_decompose()
 
 
 class _Stream:
@@ -238,6 +244,8 @@ class FakeCuda(TorchDispatchMode):
 
     def _without_masks(self, func, args):
         """Indexing with a mask waits for the number of its true values; the listed number takes its place."""
+        if func is not _aten.index.Tensor and args[2].numel() == 1:  # torch fills by the mask itself
+            return args
         indices = list(args[1])
         for i, index in enumerate(indices):
             if index is None:
@@ -361,6 +369,8 @@ def install(capacity: int = 24 * GIB) -> FakeCuda:
         setattr(torch.backends.cuda, name, lambda *args, **kwargs: False)
     torch.backends.cuda.SDPAParams = lambda *args: None
     torch.nn.functional.scaled_dot_product_attention = _attention(torch.nn.functional.scaled_dot_product_attention)
+    real_generator = torch.Generator
+    torch.Generator = lambda device="cpu": real_generator()  # a generator of the device would ask the driver
     torch.nn.Module._apply = _apply
     FakeTensor.tolist = lambda tensor: gpu.to_list(tensor)
     gpu.fake.__enter__()

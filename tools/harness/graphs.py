@@ -130,7 +130,7 @@ def sample(picture: str) -> Node:
     return Node("UniFusionSamplePicture", {"picture": picture})
 
 
-def encode(prompt: str, clip=("load", 1), **more) -> Node:
+def encode(prompt: str | tuple[str, int], clip=("load", 1), **more) -> Node:
     return Node(
         "UniFusionVLMEncode",
         {
@@ -727,7 +727,285 @@ COMPARE = Graph(
     subgraphs={"Draw": drawing_subgraph()},
 )
 
-GRAPHS = [TEXT, PLAIN, EDIT, TWO, INSPECT, SAVED, STYLE, TURBO, RAW, REGIONS, COMPARE]
+
+HUGGING_FACE = "https://huggingface.co/Comfy-Org/"
+AGAIN = "encode the rewritten text as a prompt"
+
+
+def from_template(folder: str, path: str) -> dict:
+    """A file as ComfyUI's own template of the model links it."""
+    return model_file(folder, path.split("/")[-1], f"{HUGGING_FACE}{path}")
+
+
+def loaders(unet: dict, clip: dict, kind: str, vae: dict) -> dict[str, Node]:
+    return {
+        "unet": Node("UNETLoader", {"unet_name": unet["name"], "weight_dtype": "default"}, models=[unet]),
+        "clip": Node("CLIPLoader", {"clip_name": clip["name"], "type": kind, "device": "default"}, models=[clip]),
+        "vae": Node("VAELoader", {"vae_name": vae["name"]}, models=[vae]),
+    }
+
+
+def about(*files: dict, size: str, licence: str, advice: str) -> str:
+    """The note of a model's template: files, size and memory, licence, how to prompt."""
+    rows = "".join(f"| `models/{file['directory']}` | [{file['name']}]({file['url']}) |\n" for file in files)
+    return (
+        "## Files for this workflow\n\nPut each file into the folder named, then press *R* on the canvas.\n\n"
+        f"| folder | file |\n|---|---|\n{rows}\n**Size and memory:** {size}\n\n**Licence:** {licence}\n\n"
+        f"**Prompts:** {advice}"
+    )
+
+
+KLEIN_FILES = (
+    from_template(
+        "diffusion_models", "flux2-klein/resolve/main/split_files/diffusion_models/flux-2-klein-4b.safetensors"
+    ),
+    from_template("text_encoders", "flux2-klein/resolve/main/split_files/text_encoders/qwen_3_4b.safetensors"),
+    from_template("vae", "flux2-dev/resolve/main/split_files/vae/flux2-vae.safetensors"),
+)
+KLEIN = Graph(
+    "12 FLUX.2 klein with VERIFI",
+    {
+        **loaders(*KLEIN_FILES[:2], "flux2", KLEIN_FILES[2]),
+        "rewrite": verifi("a hedgehog in a tiny party hat, flash photo", ("clip", 0), selection=AGAIN),
+        "latent": Node("EmptyFlux2LatentImage", {"width": 1024, "height": 1024, "batch_size": 1}),
+        "pool": pool("rewrite", ("unet", 0)),
+        "draw": sampler("pool", preset="FLUX.2 klein"),
+        "decode": decode("draw", ("vae", 0)),
+        "save": save("decode", "FLUX.2 klein"),
+    },
+    [
+        about(
+            *KLEIN_FILES,
+            size="model and encoder have 4 billion parameters each, about 8 GB a file in bf16; ComfyUI loads one after the "
+            "other.",
+            licence="4B: Apache 2.0; 9B: FLUX non-commercial.",
+            advice="a few words; Qwen3-4B, which is loaded anyway, writes them out in your language. The text is then read "
+            "as a prompt, which is nearest to the model's training; another `selection` takes the states of the pass that "
+            "wrote.",
+        )
+    ],
+    [
+        (360, [("unet", 120), ("clip", 140), ("vae", 100), ("note", 560)]),
+        (460, [("rewrite", 800)]),
+        (300, [("Draw", 260)]),
+        (600, [("save", 700)]),
+    ],
+    subgraphs={"Draw": drawing_subgraph(last="decode")},
+    runs=False,
+)
+
+Z_IMAGE_FILES = (
+    from_template(
+        "diffusion_models", "z_image_turbo/resolve/main/split_files/diffusion_models/z_image_turbo_bf16.safetensors"
+    ),
+    from_template("text_encoders", "z_image_turbo/resolve/main/split_files/text_encoders/qwen_3_4b.safetensors"),
+    from_template("vae", "z_image_turbo/resolve/main/split_files/vae/ae.safetensors"),
+)
+Z_IMAGE = Graph(
+    "13 Z-Image Turbo with VERIFI",
+    {
+        **loaders(*Z_IMAGE_FILES[:2], "lumina2", Z_IMAGE_FILES[2]),
+        "rewrite": verifi(
+            'a night market in the rain, a sign that says "猫"', ("clip", 0), selection=AGAIN, max_length=512
+        ),
+        "latent": Node("EmptySD3LatentImage", {"width": 1024, "height": 1024, "batch_size": 1}),
+        "pool": pool("rewrite", ("unet", 0)),
+        "draw": sampler("pool", preset="Z-Image Turbo"),
+        "decode": decode("draw", ("vae", 0)),
+        "save": save("decode", "Z-Image Turbo"),
+    },
+    [
+        about(
+            *Z_IMAGE_FILES,
+            size="20.8 GB of files; model and encoder are loaded one after the other.",
+            licence="Apache 2.0.",
+            advice="a few words in English or Chinese; Qwen3-4B, which is loaded anyway, writes out what a camera would see, "
+            "in your language. Words to be read stand in quotation marks.",
+        )
+    ],
+    [
+        (360, [("unet", 120), ("clip", 140), ("vae", 100), ("note", 560)]),
+        (460, [("rewrite", 800)]),
+        (300, [("Draw", 260)]),
+        (600, [("save", 700)]),
+    ],
+    subgraphs={"Draw": drawing_subgraph(last="decode")},
+    runs=False,
+)
+
+QWEN_EDIT_FILES = (
+    from_template(
+        "diffusion_models",
+        "Qwen-Image-Edit_ComfyUI/resolve/main/split_files/diffusion_models/qwen_image_edit_2511_bf16.safetensors",
+    ),
+    from_template(
+        "text_encoders",
+        "HunyuanVideo_1.5_repackaged/resolve/main/split_files/text_encoders/qwen_2.5_vl_7b_fp8_scaled.safetensors",
+    ),
+    from_template("vae", "Qwen-Image_ComfyUI/resolve/main/split_files/vae/qwen_image_vae.safetensors"),
+    model_file("text_encoders", "qwen3vl_4b_fp8_scaled.safetensors"),
+)
+WRITER = QWEN_EDIT_FILES[3]
+QWEN_EDIT = Graph(
+    "14 Qwen-Image Edit with VERIFI",
+    {
+        **loaders(*QWEN_EDIT_FILES[:2], "qwen_image", QWEN_EDIT_FILES[2]),
+        "writer": Node(
+            "CLIPLoader",
+            {"clip_name": WRITER["name"], "type": "krea2", "device": "default"},
+            "Load CLIP (writes)",
+            models=[WRITER],
+        ),
+        "picture": sample("red heart on white"),
+        "rewrite": verifi(
+            "paint it blue, on green paper", ("writer", 0), "Qwen-Image Edit", **{"images.image0": ("picture", 0)}
+        ),
+        "scale": Node("FluxKontextImageScale", {"image": ("picture", 0)}),
+        "latent": Node("VAEEncode", {"pixels": ("scale", 0), "vae": ("vae", 0)}),
+        "encode": encode(("rewrite", 2), ("clip", 0), **{"images.image0": ("scale", 0)}),
+        "shift": Node("ModelSamplingAuraFlow", {"model": ("unet", 0), "shift": 3.1}),
+        "norm": Node("CFGNorm", {"model": ("shift", 0), "strength": 1.0, "pre_cfg": False}),
+        "pool": pool("encode", ("norm", 0)),
+        "above": Node("ReferenceLatent", {"conditioning": ("pool", 1), "latent": ("latent", 0)}),
+        "below": Node("ReferenceLatent", {"conditioning": ("pool", 2), "latent": ("latent", 0)}),
+        "draw": Node(
+            "KSampler",
+            {
+                "model": ("pool", 0),
+                "seed": 1,
+                "steps": 20,
+                "cfg": 4.0,
+                "sampler_name": "euler",
+                "scheduler": "simple",
+                "positive": ("above", 0),
+                "negative": ("below", 0),
+                "latent_image": ("latent", 0),
+                "denoise": 1.0,
+            },
+        ),
+        "decode": decode("draw", ("vae", 0)),
+        "save": save("decode", "Qwen-Image Edit"),
+    },
+    [
+        about(
+            *QWEN_EDIT_FILES,
+            size="about 51 GB of files with the model in bf16, and the small CLIP that writes.",
+            licence="Apache 2.0.",
+            advice="an instruction. ComfyUI 0.30 cannot write with this model's own encoder, so Qwen3-VL-4B writes it out and "
+            "*VLM Encode* inside the subgraph reads text and picture. Without the second CLIP, write into *VLM Encode*.\n\n"
+            + OWN,
+        )
+    ],
+    [
+        (360, [("writer", 140), ("unet", 120), ("clip", 140), ("vae", 100), ("picture", 110)]),
+        (430, [("rewrite", 800)]),
+        (380, [("Read and draw", 260), ("note", 560)]),
+        (520, [("save", 620)]),
+    ],
+    subgraphs={
+        "Read and draw": Subgraph(
+            ["scale", "latent", "encode", "shift", "norm", "pool", "above", "below", "draw", "decode"],
+            [("draw", "seed"), ("draw", "steps"), ("draw", "cfg")],
+        )
+    },
+    runs=False,
+)
+
+IDEOGRAM_FILES = (
+    from_template("diffusion_models", "Ideogram-4/resolve/main/diffusion_models/ideogram4_fp8_scaled.safetensors"),
+    from_template("text_encoders", "Qwen3-VL/resolve/main/text_encoders/qwen3vl_8b_fp8_scaled.safetensors"),
+    from_template("vae", "flux2-dev/resolve/main/split_files/vae/flux2-vae.safetensors"),
+    from_template(
+        "diffusion_models", "Ideogram-4/resolve/main/diffusion_models/ideogram4_unconditional_fp8_scaled.safetensors"
+    ),
+)
+UNCONDITIONAL = IDEOGRAM_FILES[3]
+IDEOGRAM = Graph(
+    "15 Ideogram 4 with VERIFI",
+    {
+        **loaders(*IDEOGRAM_FILES[:2], "ideogram4", IDEOGRAM_FILES[2]),
+        "without": Node(
+            "UNETLoader",
+            {"unet_name": UNCONDITIONAL["name"], "weight_dtype": "default"},
+            "Load Diffusion Model (without text)",
+            models=[UNCONDITIONAL],
+        ),
+        "size": Node("ResolutionSelector", {"aspect_ratio": "1:1 (Square)", "megapixels": 1.0, "multiple": 16}),
+        "rewrite": verifi('a poster for a jazz night, bold letters that say "BLUE HOUR"', ("clip", 0), max_length=1024),
+        "pool": pool("rewrite", ("unet", 0)),
+        "late": Node("CFGOverride", {"model": ("pool", 0), "cfg": 3.0, "start_percent": 0.7, "end_percent": 1.0}),
+        "zeros": Node("ConditioningZeroOut", {"conditioning": ("pool", 1)}),
+        "guide": Node(
+            "DualModelGuider",
+            {
+                "model": ("late", 0),
+                "model_negative": ("without", 0),
+                "positive": ("pool", 1),
+                "cfg": 7.0,
+                "negative": ("zeros", 0),
+            },
+        ),
+        "noise": Node("RandomNoise", {"noise_seed": 1}),
+        "euler": Node("KSamplerSelect", {"sampler_name": "euler"}),
+        "sigmas": Node(
+            "Ideogram4Scheduler", {"steps": 20, "width": ("size", 0), "height": ("size", 1), "mu": 0.0, "std": 1.75}
+        ),
+        "latent": Node("EmptyFlux2LatentImage", {"width": ("size", 0), "height": ("size", 1), "batch_size": 1}),
+        "draw": Node(
+            "SamplerCustomAdvanced",
+            {
+                "noise": ("noise", 0),
+                "guider": ("guide", 0),
+                "sampler": ("euler", 0),
+                "sigmas": ("sigmas", 0),
+                "latent_image": ("latent", 0),
+            },
+        ),
+        "decode": decode("draw", ("vae", 0)),
+        "save": save("decode", "Ideogram 4"),
+    },
+    [
+        about(
+            *IDEOGRAM_FILES,
+            size="26.5 GB of files in fp8; two drawing models guide each other.",
+            licence="Ideogram's non-commercial agreement.",
+            advice="a few words; Qwen3-VL-8B, which is loaded anyway, writes the JSON caption that the model was trained "
+            "with, in your language. A caption that breaks off is closed and the report says so: raise `max_length`. A "
+            "caption of your own goes into `edited_text`.",
+        )
+    ],
+    [
+        (360, [("unet", 120), ("without", 120), ("clip", 140), ("vae", 100), ("size", 150)]),
+        (440, [("rewrite", 800)]),
+        (380, [("Draw", 260), ("note", 560)]),
+        (520, [("save", 620)]),
+    ],
+    subgraphs={
+        "Draw": Subgraph(
+            ["pool", "late", "zeros", "guide", "noise", "euler", "sigmas", "latent", "draw", "decode"],
+            [("noise", "noise_seed"), ("sigmas", "steps")],
+        )
+    },
+    runs=False,
+)
+
+GRAPHS = [
+    TEXT,
+    PLAIN,
+    EDIT,
+    TWO,
+    INSPECT,
+    SAVED,
+    STYLE,
+    TURBO,
+    RAW,
+    REGIONS,
+    COMPARE,
+    KLEIN,
+    Z_IMAGE,
+    QWEN_EDIT,
+    IDEOGRAM,
+]
 
 
 @dataclass

@@ -71,8 +71,9 @@ def run_command(given: argparse.Namespace, arguments: list[str]) -> None:
     if given.command == "run":
         runs.train(config, given.until)
     elif given.command == "encode":
-        runs.start_processes(config)
-        runs.encode(runs.prepare(config))
+        main = runs.start_processes(config).is_main_process
+        say = print if main else lambda text: None
+        runs.encode(runs.prepare(config, say), say)
     elif given.command == "plan":
         from .plan import print_plan
 
@@ -95,6 +96,19 @@ def main(arguments: list[str] | None = None) -> int:
         run_command(given, arguments)
     except (ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except OSError as error:
+        print(f"error: {error}. Check the path, the rights and the room on the disk.", file=sys.stderr, flush=True)
+        return 2
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        print(
+            "error: The device's memory is full. Run plan with this file to see what takes it, and close what else uses the "
+            "device.",
+            file=sys.stderr,
+            flush=True,
+        )
         return 2
     except KeyboardInterrupt:
         print("interrupted; start it again to go on from the last checkpoint", file=sys.stderr, flush=True)

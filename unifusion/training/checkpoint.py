@@ -33,9 +33,10 @@ def _out(value, keep: bool):
 def gather(module: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA | None, keep: bool) -> dict:
     """The state of a run; every process has to call it, those with ``keep`` get it."""
     names = {id(p): name for name, p in trained(module).items()}
-    state = {"weights": {name: _out(p, keep) for name, p in trained(module).items()}, "optimizer": {}, "ema": None}
-    for p, values in optimizer.state.items():
-        state["optimizer"][names[id(p)]] = {key: _out(value, keep) for key, value in values.items()}
+    state: dict = {"weights": {name: _out(p, keep) for name, p in trained(module).items()}, "ema": None}
+    state["optimizer"] = {
+        names[id(p)]: {key: _out(value, keep) for key, value in values.items()} for p, values in optimizer.state.items()
+    }
     if ema is not None:
         averages = {names[id(p)]: _out(a, keep) for p, a in zip(ema.parameters, ema.averages)}
         state["ema"] = {"updates": ema.updates, "averages": averages}

@@ -24,7 +24,8 @@ except ModuleNotFoundError:  # Python 3.10
 
 BUNDLED = "bundled"
 AUTO = "auto"
-KINDS = ("captions", "pairs", "jsonl", "musubi", "datasets", "webdataset")
+PROFILE_KEYS = (AUTO, *PROFILES)
+SELECTION_KEYS = ("", *SELECTIONS)
 
 
 def key(default: Any, says: str, unit: str = "", **bounds) -> Any:
@@ -42,11 +43,11 @@ class VLM(Section):
     """The frozen vision-language model."""
 
     folder: str = key(BUNDLED, "`bundled`, or a folder in transformers' form")
-    profile: Literal[(AUTO, *PROFILES)] = key(AUTO, "row of docs/models.md that says how it is asked")  # type: ignore[valid-type]
+    profile: Literal[PROFILE_KEYS] = key(AUTO, "row of docs/models.md that says how it is asked")  # type: ignore[valid-type]
     taps: list[int] = key([], "layers whose inputs are read; empty: what the folder or the profile names")
     precision: Literal["fp32", "bf16"] = key("fp32", "of its forward pass; the nodes use fp32")
     system: str = key("", "system prompt; empty: the profile's")
-    selection: Literal[("", *SELECTIONS)] = key("", "tokens that condition; empty: the profile's")  # type: ignore[valid-type]
+    selection: Literal[SELECTION_KEYS] = key("", "tokens that condition; empty: the profile's")  # type: ignore[valid-type]
 
 
 class VAE(Section):
@@ -121,6 +122,10 @@ class Data(Section):
     )
     heldout: int = key(0, "examples kept away from training, to measure the loss on", "examples", ge=0)
     longest: int = key(0, "conditions with more tokens are left out and counted; 0: none are", "tokens", ge=0)
+    cache_pooled: bool = key(
+        False,
+        "keep what LAP and refiner make of the states: a twelfth of the room for Krea 2; for LoRAs without `pooling`",
+    )
     cache: str = key("", "folder of encoded states and latents; empty: `cache` in the run's folder")
 
 
@@ -261,6 +266,11 @@ def _check_whole(config: Config) -> None:
             f"{name}: train.blocks_on_cpu is {train.blocks_on_cpu}, which moves frozen weights, and train.what is "
             '"everything"; take "lora" or "pooling", or 0.'
         )
+    if data.cache_pooled and (train.what != "lora" or train.pooling):
+        raise ConfigError(
+            f"{name}: data.cache_pooled is true, which fixes LAP and refiner, and they are trained; leave it out, or take "
+            'train.what = "lora" without train.pooling.'
+        )
     if data.reconstruct + data.unconditional > 1:
         raise ConfigError(
             f"{name}: data.reconstruct and data.unconditional are {data.reconstruct:g} and {data.unconditional:g}, "
@@ -283,8 +293,9 @@ def _section_at(place: tuple) -> tuple[type[Section], str]:
     """The class that holds a key, and the key."""
     section: Any = Config
     for part in place[:-1]:
-        if isinstance(part, str) and isinstance(section, type) and part in section.model_fields:
-            annotation = section.model_fields[part].annotation
+        fields = getattr(section, "model_fields", {})
+        if isinstance(part, str) and part in fields:
+            annotation = fields[part].annotation
             section = get_args(annotation)[0] if get_origin(annotation) is list else annotation
     return section, str(place[-1])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..hidden_states import HiddenStates
 from ..miniature import MINIATURE, VLM_FOLDER
@@ -103,6 +103,12 @@ def _about(hidden: HiddenStates) -> dict[str, str]:
     return about | ({"written": printable(hidden.text)[:4000]} if hidden.text else {})
 
 
+@torch.no_grad()
+def _pooled(pooling: nn.Module, states: Tensor) -> Tensor:
+    """(1, T, N, W) -> (T, W)."""
+    return pooling(states.to(next(pooling.parameters()).device))[0].cpu()
+
+
 class Work:
     """What has to be encoded, each entry once.
 
@@ -132,8 +138,12 @@ def encode_all(
     process: int = 0,
     processes: int = 1,
     say: Callable[[str], None] = print,
+    make_pooling: Callable[[], nn.Module] | None = None,
 ) -> tuple[Encoded, Notes, set[str]]:
     """Write what this process has to write; models are loaded only if there is something to do.
+
+    Args:
+        make_pooling: LAP and refiner, where their result is kept instead of the states.
 
     Returns:
         (what was done, what could not be encoded, keys of it)
@@ -177,14 +187,15 @@ def encode_all(
     done.seconds_latents = time.monotonic() - began
     began = time.monotonic()
     if states:
-        encoder = make_encoder()
+        encoder, pooling = make_encoder(), make_pooling() if make_pooling else None
         for key in states:
             try:
                 hidden = work.states[key].encode(encoder, contract)
             except BrokenPicture as error:
                 lost(key, error)
                 continue
-            work.cache.write(STATES, key, hidden.states[0].bfloat16(), _about(hidden))
+            states_of = hidden.states[0] if pooling is None else _pooled(pooling, hidden.states)
+            work.cache.write(STATES, key, states_of.bfloat16(), _about(hidden))
             done.states += 1
             progress()
     done.seconds_states = time.monotonic() - began

@@ -6,6 +6,7 @@ The pack's nodes sample through ComfyUI; the schedule here is the same shifted o
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -49,9 +50,9 @@ def sample(
     levels = schedule(steps, mu)
     for now, after in zip(levels[:-1], levels[1:]):
         t = torch.full((len(x),), now, device=x.device)
-        velocity = dit.denoise(x, t, text, key_bias).float()
+        velocity = cast(Tensor, dit.denoise(x, t, text, key_bias)).float()
         if guidance != 1.0:
-            free = dit.denoise(x, t, empty).float()
+            free = cast(Tensor, dit.denoise(x, t, empty)).float()
             velocity = free + guidance * (velocity - free)
         x = x + (after - now) * velocity
     return x

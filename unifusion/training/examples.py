@@ -6,10 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from ..hidden_states import HiddenStates
 from ..messages import remove_control_tokens
 from ..profiles import PROFILES, Profile
 from ..quoting import quoted
+from ..references import checked_label
 from ..system_prompts import SYSTEM_PROMPTS
 from .cache import LATENTS, STATES, Digests, key_of
 from .config import AUTO, VLM, Config
@@ -29,6 +32,8 @@ class Contract:
     Attributes:
         vlm: name; identity: hash of its files.
         taps, width, profile, system, selection: what is read of it.
+        picture_tokens: of a view of a square picture; 0 where the model reads none.
+        pooled: hash of the model whose pooling was applied to what is in the cache; empty for none.
     """
 
     vlm: str
@@ -38,6 +43,8 @@ class Contract:
     profile: Profile
     system: str
     selection: str
+    picture_tokens: int = 0
+    pooled: str = ""
 
     @classmethod
     def of(cls, encoder: FrozenEncoder, settings: VLM) -> Contract:
@@ -51,7 +58,8 @@ class Contract:
         if removed:
             raise ValueError(f"vlm.system holds the control token {quoted(removed[0])}; leave it out.")
         taps = layers_read(encoder, settings.taps)
-        return cls(encoder.name, encoder.identity, taps, encoder.width, profile, system, settings.selection)
+        seen = prepare(encoder, profile, [torch.zeros(1, 64, 64, 3)])[0].tokens if profile.pictures else 0
+        return cls(encoder.name, encoder.identity, taps, encoder.width, profile, system, settings.selection, seen)
 
     def metadata(self, labels: Sequence[str] = ()) -> dict[str, str]:
         """For the head of a safetensors file."""
@@ -65,6 +73,7 @@ class Contract:
             "unifusion.selection": self.selection or self.profile.encode_selection,
             "unifusion.labels": ", ".join(labels) or self.profile.label,
             "unifusion.picture_pixels": str(self.profile.image_pixels),
+            "unifusion.picture_tokens": str(self.picture_tokens),
         }
 
 
@@ -152,10 +161,11 @@ class ExampleMaker:
         """A condition with its key in the cache; a prompt without an answer is rewritten where that is asked for."""
         c = self.contract
         about = (c.identity, c.taps, c.profile.key, repr(c.profile), c.system, c.selection)
-        labels = tuple(labels[: len(pictures)])
+        labels = tuple(checked_label(label) for label in labels[: len(pictures)])
         shown = [self.digests.of(picture) for picture in pictures]
         rewrite = bool(self.config.data.rewrite and prompt and not answer)
-        key = key_of(VERSION, STATES, about, prompt, shown, labels, answer, *(["rewritten"] if rewrite else []))
+        more = (["rewritten"] if rewrite else []) + ([c.pooled] if c.pooled else [])
+        key = key_of(VERSION, STATES, about, prompt, shown, labels, answer, *more)
         return Condition(key, prompt, tuple(pictures), labels, answer, rewrite)
 
     def make(self, samples: Sequence[Sample]) -> tuple[list[Example], Notes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from ..quoting import quoted
@@ -35,7 +36,7 @@ class FolderLock:
         self._file.flush()
 
     def _take(self) -> None:
-        if os.name == "nt":
+        if sys.platform == "win32":
             import msvcrt
 
             self._file.seek(2**20)  # a byte behind the number, which others may read

@@ -84,21 +84,3 @@ class FrozenLinear(nn.Module):
             x = x.to(torch.get_autocast_dtype(kind))
         y = _Product.apply(x, self.packed, self.scale)
         return y if self.bias is None else y + self.bias.to(y.dtype)
-
-
-def freeze_linears(module: nn.Module, kind_of, stays=lambda name: False, prefix: str = "") -> None:
-    """Replace every ``nn.Linear`` below a module by a :class:`FrozenLinear`.
-
-    Args:
-        module: changed in place.
-        kind_of: name of a layer -> key of :data:`KINDS`, or None to leave the layer as it is.
-        stays: name -> whether its weight stays in main memory.
-    """
-    for name, child in list(module.named_children()):
-        path = f"{prefix}{name}"
-        if isinstance(child, nn.Linear):
-            kind = kind_of(path)
-            if kind is not None:
-                setattr(module, name, FrozenLinear(child, kind, stays(path)))
-        else:
-            freeze_linears(child, kind_of, stays, f"{path}.")

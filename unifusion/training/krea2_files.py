@@ -37,12 +37,13 @@ class Krea2File:
             raise ValueError(
                 f"The drawing model {quoted(path.name)} cannot be read: {printable(error)[:120].rstrip('.')}."
             ) from None
-        self.prefix = next((p for p in PREFIXES if p + KNOWN_BY in shapes), None)
-        if self.prefix is None:
+        found = [prefix for prefix in PREFIXES if prefix + KNOWN_BY in shapes]
+        if not found:
             raise ValueError(
                 f"{quoted(path.name)} is no diffusion transformer in Krea 2's layout ({KNOWN_BY} is what it is known by); "
                 "name one in model.start."
             )
+        self.prefix = found[0]
         cut = len(self.prefix)
         self.shapes = {name[cut:]: shape for name, shape in shapes.items() if name.startswith(self.prefix)}
 

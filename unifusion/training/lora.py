@@ -12,7 +12,6 @@ from ..quoting import quoted
 from .frozen_linear import FrozenLinear
 
 PREFIX = "diffusion_model."
-POOLING_TARGETS = ("txtfusion.*",)
 
 
 class LoRALinear(nn.Module):

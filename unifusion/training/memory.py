@@ -187,10 +187,11 @@ def measure(
     objective = FlowMatching(on_meta(config, sizes, dtype))
     found = _weights(objective.dit, config)
     batch = config.schedule.batch
+    width = (sizes.txtdim,) if config.data.cache_pooled else (sizes.txtlayers, sizes.states_width)
     with torch.device("meta"):
         inputs = Batch(
             torch.empty(batch, sizes.channels, *latent, dtype=dtype),
-            torch.empty(batch, tokens, sizes.txtlayers, sizes.states_width, dtype=dtype),
+            torch.empty(batch, tokens, *width, dtype=dtype),
             torch.zeros(batch, tokens),
         )
         noise = torch.empty(batch, settings.levels, sizes.channels, *latent, dtype=dtype)

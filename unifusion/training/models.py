@@ -126,6 +126,24 @@ def _fill(dit: SingleStreamDiT, file: Krea2File, config: Config) -> None:
             setattr(dit.get_submodule(parent) if parent else dit, last, kept)
 
 
+def load_pooling(config: Config, contract: Contract, device: torch.device) -> nn.Module:
+    """LAP and refiner of the file that training goes on from, to be applied once.
+
+    Raises:
+        ValueError: if the file does not fit.
+    """
+    path = start_file(config)
+    if path is None:
+        raise ValueError(f"{config.path.name}: data.cache_pooled needs model.start, whose pooling it applies.")
+    with torch.device("meta"):
+        dit = SingleStreamDiT(sizes(config, contract))
+    file = Krea2File(path)
+    for prefix, module in dit.txtfusion.named_modules():
+        for name, _ in list(module.named_parameters(recurse=False)):
+            _set(module, name, file.read(".".join(part for part in ("txtfusion", prefix, name) if part)))
+    return dit.txtfusion.to(device).requires_grad_(False)
+
+
 def place(dit: SingleStreamDiT, device: torch.device) -> None:
     """Bring frozen matrices to the device."""
     for module in dit.modules():

@@ -20,7 +20,7 @@ class Batch:
 
     Attributes:
         latents: (B, C, H, W) float32, about unit variance.
-        states: (B, T, N, W), hidden states of the chosen tokens, padded to T.
+        states: (B, T, N, W), hidden states of the chosen tokens, padded to T; or (B, T, W), pooled already.
         key_bias: (B, T) float32, 0 for tokens and -inf for padding; None without padding.
         weight: (B, 1, H, W) float32, loss weight of each latent pixel; None for even.
         labels: (B, P, heads) int64, what a patch of the finished picture shows; -100 is ignored. See
@@ -98,7 +98,11 @@ class FlowMatching(nn.Module):
         """
         config = self.dit.config
         batch.check()
-        taps, width = batch.states.shape[2:]
+        taps, width = batch.states.shape[2:] if batch.states.ndim == 4 else (config.txtlayers, config.states_width)
+        if batch.states.ndim == 3 and batch.states.shape[2] != config.txtdim:
+            raise ValueError(
+                f"The pooled states have the width {batch.states.shape[2]} and the model takes {config.txtdim}; encode again."
+            )
         if config.pooling == "lap" and (taps, width) != (config.txtlayers, config.states_width):
             raise ValueError(
                 f"The hidden states have {taps} taps of width {width} and the model takes {config.txtlayers} of "
@@ -139,7 +143,7 @@ class FlowMatching(nn.Module):
             error = error * (batch.weight / batch.weight.mean()).repeat_interleave(levels, dim=0)
         parts = {"flow": error.mean()}
         parts["loss"] = parts["flow"]
-        if self.heads:
+        if self.head_norm is not None and batch.labels is not None:
             features = self.head_norm(features.float())
             labels = batch.labels.repeat_interleave(levels, dim=0)
             losses = [

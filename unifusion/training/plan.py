@@ -20,7 +20,8 @@ from .encode_once import Encoded, Work, encode_all, load_vae, vae_file
 from .examples import EDIT, EMPTY, RECONSTRUCT, TEXT, Condition, Example
 from .memory import GB, Memory, advice, measure, room
 from .models import sizes
-from .runs import Run, device_of, make_trainer, prepare, settings_of, start_processes
+from .runs import Run, device_of, make_trainer, pooling_of, prepare, settings_of, start_processes
+from .trainer import spoken
 
 TIMED = 10
 SAFE = 0.92  # of a device's memory; the rest is the driver's and what falls between blocks
@@ -66,14 +67,6 @@ class Plan:
             f"time: {spoken(self.seconds)} ({spoken(self.seconds_encode)} to encode, {self.seconds_step:.3g} s a step, "
             f"{self.seconds_look:.3g} s for each of {self.looks} looks)",
         ]
-
-
-def spoken(seconds: float) -> str:
-    """``3 s``, ``4.5 minutes``, ``2.3 hours``, ``5.1 days``."""
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def check_fits(config: Config, found: Memory, has: int) -> None:
@@ -147,7 +140,11 @@ def _encode_few(run: Run, few: Sequence[Example]) -> tuple[Encoded, tuple[int, i
     whole_latents, whole_states = run.work.missing()
     extra: list[Condition] = run.extra
     done, notes, _ = encode_all(
-        Work(few, extra, run.cache), run.contract, lambda: load_vae(vae_file(config), device), lambda: run.encoder
+        Work(few, extra, run.cache),
+        run.contract,
+        lambda: load_vae(vae_file(config), device),
+        lambda: run.encoder,
+        make_pooling=pooling_of(run),
     )
     run.notes.extend(notes)
     for line in notes.lines():

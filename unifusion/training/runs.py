@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from torch import nn
 
 from . import processes
-from .cache import STATES, Cache, Digests
+from .cache import STATES, Cache, Digests, key_of
 from .cached_source import CachedSource
 from .config import Config
 from .data.buckets import describe
@@ -23,9 +25,9 @@ from .encode_once import Encoded, Work, encode_all, load_encoder, load_vae, vae_
 from .examples import Condition, Contract, Example, ExampleMaker, split, without_long
 from .exporting import Export
 from .folder_lock import FolderLock
-from .frozen_encoder import FrozenEncoder
+from .frozen_encoder import FrozenEncoder, file_identity
 from .held_out import HeldOutLoss
-from .models import build, place
+from .models import build, load_pooling, place, sizes, start_file
 from .objective import FlowMatching
 from .previews import Previews
 from .run_report import write_report
@@ -50,8 +52,17 @@ def device_of(config: Config) -> torch.device:
 
 
 def settings_of(config: Config) -> TrainingSettings:
-    """Settings of the trainer."""
+    """Settings of the trainer.
+
+    Raises:
+        ValueError: if TensorBoard is asked for and is not there.
+    """
     s, w, t = config.schedule, config.watch, config.train
+    if w.tensorboard and find_spec("tensorboard") is None:
+        raise ValueError(
+            f"{config.path.name}: watch.tensorboard is true and TensorBoard is not installed; run pip install tensorboard, "
+            "or leave the key out."
+        )
     precision = config.mixed_precision
     if precision == "auto":
         precision = "bf16" if device_of(config).type == "cuda" else "no"
@@ -132,6 +143,10 @@ def prepare(config: Config, say: Say = print) -> Run:
     """
     encoder = load_encoder(config, device_of(config))
     contract = Contract.of(encoder, config.vlm)
+    path = start_file(config)
+    if config.data.cache_pooled and path is not None:
+        sizes(config, contract)
+        contract = replace(contract, pooled=file_identity(path))
     cache = Cache(config.cache_folder)
     samples, notes = read_sources(config)
     maker = ExampleMaker(
@@ -144,6 +159,13 @@ def prepare(config: Config, say: Say = print) -> Run:
     for line in notes.lines():
         say(line)
     return Run(config, encoder, contract, cache, examples, previews, notes)
+
+
+def pooling_of(run: Run) -> Callable[[], nn.Module] | None:
+    """Loads the pooling that is applied to states before they are kept; None where states are kept."""
+    if not run.contract.pooled:
+        return None
+    return lambda: load_pooling(run.config, run.contract, device_of(run.config))
 
 
 def encode(run: Run, say: Say = print) -> Encoded:
@@ -160,6 +182,7 @@ def encode(run: Run, say: Say = print) -> Encoded:
         processes.rank(),
         processes.running(),
         say,
+        pooling_of(run),
     )
     for line in notes.lines():
         print(line, flush=True)
@@ -199,7 +222,7 @@ def start_processes(config: Config) -> PartialState:
 def fixed_facts(run: Run) -> dict:
     """What a checkpoint has to agree with."""
     train, config = run.config.train, run.config
-    facts = {"what": train.what, "vlm": run.contract.identity, "taps": list(run.contract.taps)}
+    facts: dict = {"what": train.what, "vlm": run.contract.identity, "taps": list(run.contract.taps)}
     facts |= {"profile": run.contract.profile.key, "start": config.model.start}
     if train.what == "lora":
         facts |= {"rank": train.rank, "alpha": train.alpha}
@@ -250,7 +273,13 @@ def make_trainer(run: Run, say: Say = print) -> Trainer:
         settings_of(config),
         config.out_folder,
         run.previews or None,
+        best_by="",
         held_out=HeldOutLoss(held, run.cache, config.seed) if held else None,
         exporter=Export(config, contract),
         about=fixed_facts(run),
+        told={
+            "batch": config.schedule.batch,
+            "data": key_of(sorted(example.latent for example in kept))[:12],
+            "held_out": len(held),
+        },
     )

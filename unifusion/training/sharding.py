@@ -51,7 +51,7 @@ def spread_as(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def shard(objective: FlowMatching, device: torch.device) -> FlowMatching:
-    """Spread a model over all processes; every part gathers its weights when it runs."""
+    """Spread a model over all processes, part by part, so that no device holds the whole; each gathers what it runs."""
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method

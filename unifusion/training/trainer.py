@@ -152,6 +152,14 @@ def build_optimizer(objective: FlowMatching, settings: TrainingSettings) -> torc
     return AdamW8bit(groups, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
 
 
+def spoken(seconds: float) -> str:
+    """``3 s``, ``4.5 minutes``, ``2.3 hours``, ``5.1 days``."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def generator_for(*key: int) -> torch.Generator:
     """A CPU generator whose numbers depend on ``key`` alone."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
@@ -177,10 +185,11 @@ class Trainer:
         settings: see :class:`TrainingSettings`.
         out: the folder; a run found there is resumed.
         scorer: see :data:`Scorer`; None for none.
-        best_by: the score that decides which weights are best; the held-out loss where there is one.
+        best_by: the score that decides which weights are best, empty for none; the held-out loss where there is one.
         held_out: see :data:`HeldOut`; None for none.
         exporter: see :data:`Exporter`; None writes ``dit.safetensors`` in bfloat16 under Krea 2's names.
         about: further facts of the run that a checkpoint has to agree with, in plain values.
+        told: further facts that may differ, which is then said.
 
     Raises:
         ValueError: if another process writes to the folder, or holds a run that this one cannot go on from.
@@ -198,9 +207,11 @@ class Trainer:
         held_out: HeldOut | None = None,
         exporter: Exporter | None = None,
         about: dict | None = None,
+        told: dict | None = None,
     ) -> None:
         self.settings, self.source, self.scorer, self.best_by = settings, source, scorer, best_by
-        self.held_out, self.exporter, self.about = held_out, exporter or self._write_dit, about or {}
+        self.held_out, self.exporter = held_out, exporter or self._write_dit
+        self.about, self.told = about or {}, told or {}
         self.out = Path(out)
         set_seed(settings.seed)
         self.accelerator = Accelerator(
@@ -217,7 +228,7 @@ class Trainer:
                 if isinstance(module, (SingleStreamBlock, TextFusionBlock)):
                     module.compile()
         if self.sharded:
-            self.objective = shard(objective.to(self.accelerator.device), self.accelerator.device)
+            self.objective = shard(objective, self.accelerator.device)
             self.optimizer = build_optimizer(objective, settings)
         else:
             self.objective, self.optimizer = self.accelerator.prepare(objective, build_optimizer(objective, settings))
@@ -260,7 +271,7 @@ class Trainer:
             self.accelerator.print(f"resumed at step {self.position.step} of {self.settings.steps}")
 
     def _about(self) -> dict:
-        return {**asdict(self.settings), "processes": self.accelerator.num_processes, **self.about}
+        return {**asdict(self.settings), "processes": self.accelerator.num_processes, **self.told, **self.about}
 
     def _compare(self, folder: Path) -> None:
         """Refuse a checkpoint that these settings cannot go on from; say what else differs from it.
@@ -389,7 +400,7 @@ class Trainer:
                 mean = {name: sum(line[name] for line in recent) / len(recent) for name in losses}
                 recent.clear()
                 left = (time.monotonic() - began) / (step - first) * (last - step)
-                self._log(step, self._over_processes(mean), seconds_left=round(left))
+                self._log(step, self._over_processes(mean), note=f"{spoken(left)} left")
             # first the checkpoint: a scorer that fails must not cost the steps before it
             if settings.keep_every and (step % settings.keep_every == 0 or step == last):
                 self.save()
@@ -405,14 +416,14 @@ class Trainer:
         )
         return dict(zip(values, mean.tolist()))
 
-    def _log(self, step: int, values: dict[str, float], **about) -> None:
+    def _log(self, step: int, values: dict[str, float], note: str = "") -> None:
         if self.settings.tensorboard:
             self.accelerator.log(values, step=step)
         if self.main:
             line = {"step": step, **values}
             with open(self.out / "log.jsonl", "a") as log:
                 log.write(json.dumps(line) + "\n")
-            print(" ".join(f"{name} {value:.4g}" for name, value in {**line, **about}.items()), flush=True)
+            print(" ".join([*(f"{name} {value:.4g}" for name, value in line.items()), note]).rstrip(), flush=True)
 
     def _averaged(self):
         return nullcontext() if self.ema is None else self.ema.applied()
@@ -453,6 +464,8 @@ class Trainer:
             name, value = HELD_OUT, -losses[HELD_OUT]
         elif self.best_by in scores:
             name, value = self.best_by, scores[self.best_by]
+        elif not self.best_by:
+            return
         else:
             found = ", ".join(scores) or "nothing"
             print(f"no best weights are kept: the scorer gives {found}, not {self.best_by}", flush=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from comfy_execution.graph import get_input_info
 from comfy_execution.graph_utils import is_link
 
-import nodes as host
-
 from ...picture_grid import columns_for
 from .sweep import sweep
+
+host = import_module("nodes")  # ComfyUI's; a type checker would take it for the folder of this pack
 
 SHEET = "UniFusionLabelledSheet"
 

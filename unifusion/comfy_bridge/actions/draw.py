@@ -11,7 +11,7 @@ from ...profiles import SAMPLER_PRESETS, SamplerPreset
 from ...quoting import quoted
 from ..drawers.conditioning import MISSING_NEGATIVE
 from ..drawers.door import accepting, rows_of
-from ..drawers.flow_sampling import UniFusionGuider, sample, shifted
+from ..drawers.flow_sampling import UniFusionGuider, in_form, sample, shifted
 from ..drawers.reference_latents import check_reference_latents
 
 AUTO = "auto"
@@ -47,6 +47,35 @@ def settings(preset: dict, model=None) -> SamplerPreset:
     return SamplerPreset(
         "custom", preset["steps"], preset["cfg"], preset["sampler"], preset["scheduler"], preset["shift"], preset["mu"]
     )
+
+
+def cfg_of(preset: dict, model) -> float | None:
+    """The CFG of the node's preset widget, or None where the node is going to refuse it.
+
+    Args:
+        preset: each value by itself, or with its input's name behind it, as ComfyUI gives them while it asks for inputs.
+        model: the MODEL, by which ``auto`` goes.
+    """
+    try:
+        preset = {name: value[0] if isinstance(value, tuple) else value for name, value in preset.items()}
+        return settings(preset, model if preset.get("preset") == AUTO else None).cfg
+    except (ValueError, KeyError, AttributeError):
+        return None
+
+
+def still_needed(model, cfg: float | None, image_guidance: float, given: dict) -> list[str]:
+    """Branches that are connected, not computed yet, and will count; ComfyUI computes the others only for other nodes.
+
+    Args:
+        given: the node's inputs; a connected one that is not computed yet is None.
+    """
+    if cfg is None:
+        return [name for name in ("negative", "images_only") if name in given and given[name] is None]
+    image = cfg if image_guidance < 0 else image_guidance
+    counting = {"negative": not math.isclose(image, 1.0), "images_only": not math.isclose(cfg, image)}
+    if getattr(model, "model_options", {}).get("disable_cfg1_optimization"):
+        counting["negative"] = True
+    return [name for name, counts in counting.items() if counts and name in given and given[name] is None]
 
 
 def notes(preset: dict, model) -> list[str]:
@@ -142,8 +171,8 @@ def run(
             f"The latent has {start.shape[1]} channels, but this MODEL draws in {channels}. Encode the "
             f"picture with the VAE that belongs to the MODEL."
         )
-    if denoise == 0:
-        return latent
+    if denoise == 0:  # nothing is drawn; what comes behind still gets a latent of this MODEL's form
+        return {**latent, "samples": in_form(model, latent)}
     model = shifted(model, start, chosen.shift, chosen.mu, chosen.steps)
     made = guider(model, positive, negative, cfg=chosen.cfg, images_only=images_only, image_guidance=image_guidance)
     return sample(made, latent, seed, chosen.steps, chosen.sampler, chosen.scheduler, denoise)

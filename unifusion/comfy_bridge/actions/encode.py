@@ -91,6 +91,8 @@ def encode_selected(
         opener=profile.chat.opener,
         pad=True,
         drop=dropped_tokens(profile, system, prompt, bool(references)),
+        # With a rule for pictures ComfyUI has an edit-encode node of its own, which is equalled bit for bit.
+        in_parts=profile.picture_rule is None,
         prompt=words_of_prompt(prompt),
     )
     everything = as_asked(everything, references)

@@ -13,7 +13,7 @@ from ...profiles import Profile
 from ...prompt_weights import HIGHEST, unread_weights
 from ...quoting import quoted
 from ...references import PreparedReference, prepared_lines, unknown_labels
-from ..encoders.kept import states_store
+from ..encoders.kept import stores
 from ..encoders.text_encoder import VLM
 
 
@@ -104,10 +104,15 @@ def budget_lines(
 
 def kept_line(vlm: VLM) -> str:
     """Report: what the encoder had to compute in this run, and what it keeps for the next."""
-    store = states_store(vlm)
+    kept = stores(vlm)
+    in_front = vlm.in_front_read + vlm.in_front_reused
+    pictures = f"; pictures in front of the words read {vlm.in_front_read} of {in_front} times" if in_front else ""
+    sizes = ", ".join(
+        f"{store.nbytes / 2**20:.1f} of at most {store.limit / 2**20:.0f} MB {name}" for name, store in kept.items()
+    )
     return (
-        f"encoder: {vlm.computed} of {vlm.computed + vlm.reused} sequences computed, {vlm.reused} kept from before; "
-        f"{store.nbytes / 2**20:.1f} of at most {store.limit / 2**20:.0f} MB kept"
+        f"encoder: {vlm.computed} of {vlm.computed + vlm.reused} sequences computed, {vlm.reused} kept from before"
+        f"{pictures}; kept: {sizes}"
     )
 
 

@@ -32,6 +32,7 @@ from ...system_prompts import (
 )
 from ...verifi import Decoding, check_variations, count_words, room_to_write, seeds_of, what_is_broken, what_is_wrong
 from ..encoders.kept import KeptStates, states_key
+from ..encoders.prefix import embed_in_parts
 from ..encoders.text_encoder import VLM, LaidOut, encode
 from ..encoders.writing import AT_LIMIT, ENDED, Decoded, check_can_write, decode, precision_for
 from .encode import (
@@ -131,7 +132,7 @@ def write(
 
     def compute(missing: Sequence[int]) -> list[KeptStates]:
         vlm.load(read + settings.max_length, len(taps), precision, rows=len(missing))
-        embedded = vlm.embed(tokens, request.views)
+        embedded = embed_in_parts(vlm, tokens, request.views, tapped, precision, writing=True)
         most = limit(embedded.sizes)
         made = []
         texts = decode(vlm, embedded, tapped, settings, most, precision, [seeds[index] for index in missing])

@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 from comfy_execution.graph_utils import GraphBuilder, is_link
 
-from ...layer_gains import CUSTOM
+from ...layer_gains import CUSTOM, PRESETS
+from ...own_presets import OWN
 from ...picture_grid import MOST_SOCKETS
 from ...quoting import quoted
 from ...system_prompts import AS_PROFILE, SYSTEM_PROMPTS
+from . import presets
 
 STRENGTH, GAINS, LEFT_OUT, SYSTEM, SEED, ANY = (
     "strength",
@@ -162,14 +164,17 @@ def settings_for(setting: str, name: str, value: str, before: object, known: tup
         ValueError: if the value is not one for this input.
     """
     if setting == GAINS:
-        return {"gain_preset": CUSTOM, "gains": value}
+        named = value in PRESETS or value.startswith(OWN)
+        return {"gain_preset": value} if named else {"gain_preset": CUSTOM, "gains": value}
     if setting == LEFT_OUT:
         return {"gain_preset": CUSTOM, "gains": f"{value}=0" if _number(value, whole=True) else "1=1"}
     if setting == SYSTEM:
         if name == "custom_system_prompt":
-            named = value in (AS_PROFILE, *SYSTEM_PROMPTS)
+            named = value in (AS_PROFILE, *SYSTEM_PROMPTS) or value.startswith(OWN)
             return {"system_prompt": value} if named else {"system_prompt": CUSTOM, name: value}
-        return {name: SYSTEM_PROMPTS.get(value, value)}
+        return {
+            name: presets.system_prompt(value, "")[1] if value.startswith(OWN) else SYSTEM_PROMPTS.get(value, value)
+        }
     return {name: _fitting(value, name, before, known)}
 
 

@@ -10,6 +10,7 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import latent_preview
+import torch
 
 from ...guidance import resolution_shift, steps_and_resolution_shift, text_and_image_guidance
 from ...profiles import AS_THE_MODEL, BY_STEPS_AND_RESOLUTION
@@ -106,6 +107,13 @@ class UniFusionGuider(comfy.samplers.CFGGuider):
         return guided
 
 
+def in_form(model, latent: dict) -> torch.Tensor:
+    """The samples of a latent as a MODEL takes them: an empty latent of any model gets its channels and axes."""
+    return comfy.sample.fix_empty_latent_channels(
+        model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal")
+    )
+
+
 def sample(
     guider: comfy.samplers.CFGGuider, latent: dict, seed: int, steps: int, sampler: str, scheduler: str, denoise: float
 ) -> dict:
@@ -119,9 +127,7 @@ def sample(
         latent dictionary with new ``samples``.
     """
     model = guider.model_patcher
-    start = comfy.sample.fix_empty_latent_channels(
-        model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal")
-    )
+    start = in_form(model, latent)
     noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
     schedule = comfy.samplers.KSampler(
         model,

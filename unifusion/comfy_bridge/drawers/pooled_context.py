@@ -130,7 +130,9 @@ def at_this_step(carried: token_features.Carried, sigma: torch.Tensor, model_sam
     """
     tokens, weights, regions, kept = carried.tokens, carried.weights, carried.regions, None
     if carried.scheduled or carried.is_mask.any():
-        active = _active(carried.spans, float(sigma.max()), model_sampling) & ~carried.is_mask
+        active = ~carried.is_mask
+        if carried.scheduled:  # on a GPU the noise level has to be waited for
+            active &= _active(carried.spans, float(sigma.max()), model_sampling)
         if not active.any(dim=1).all():
             raise ValueError(
                 "No token of the conditioning counts at this step: the references' parts of the schedule leave a gap. "

@@ -19,6 +19,8 @@ from .picture_fingerprint import fingerprint
 
 FEATURE_LIMIT = 512 * 2**20  # bytes of features kept per encoder
 STATES_LIMIT = 512 * 2**20  # bytes of hidden states kept per encoder
+# Bytes of what stands before the words.
+PREFIX_LIMIT = min(2 * 2**30, int(comfy.model_management.total_ram * 2**20) // 8)
 MOST_SEQUENCES = 16  # sequences whose states are kept: a graph of a few regions, with their negatives
 
 
@@ -119,6 +121,16 @@ def feature_store(vlm) -> Store:
 def states_store(vlm) -> Store:
     """Hidden states of sequences, of this encoder."""
     return _store(vlm, "unifusion_states", STATES_LIMIT, MOST_SEQUENCES)
+
+
+def prefix_store(vlm) -> Store:
+    """Keys, values and states of system prompts and pictures, of this encoder."""
+    return _store(vlm, "unifusion_prefixes", PREFIX_LIMIT)
+
+
+def stores(vlm) -> dict[str, Store]:
+    """All that is kept of this encoder, by what it is."""
+    return {"hidden states": states_store(vlm), "pictures": feature_store(vlm), "read ahead": prefix_store(vlm)}
 
 
 def states_key(vlm, ids: Sequence[int], pictures, taps: Sequence[int], precision: str, *more) -> tuple:

@@ -20,6 +20,7 @@ from ...references import TOKEN
 from .clip_hooks import check_hooks
 from .kept import KeptStates, states_key, states_store
 from .picture_features import image_features
+from .prefix import Prefix, embed_in_parts, read_rest
 from .tokenizers import adapted, bytes_of, tokenize
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -48,6 +49,7 @@ class Embedded(NamedTuple):
         info: ComfyUI's list of image spans with grid and DeepStack features.
         roles, weights, pieces, opener: as in :class:`LaidOut`.
         grids: for each picture, (rows, columns) of tokens of each view.
+        prefix: first tokens that were read already; then ``embeds``, ``mask`` and ``info`` are those of the rest alone.
     """
 
     embeds: torch.Tensor
@@ -58,15 +60,16 @@ class Embedded(NamedTuple):
     pieces: list[str]
     opener: int
     grids: tuple[tuple[tuple[int, int], ...], ...]
+    prefix: Prefix | None = None
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Tokens of every view."""
-        return tuple(span["size"] for span in self.info)
+        return self.prefix.sizes if self.prefix else tuple(span["size"] for span in self.info)
 
     @property
     def tokens(self) -> int:
-        return self.embeds.shape[1]
+        return self.embeds.shape[1] + (self.prefix.count if self.prefix else 0)
 
 
 # Text encoders of ComfyUI 0.30 that have decoder layers, but no row.
@@ -145,6 +148,7 @@ class VLM:
         self.kind = kind
         self.device = clip.patcher.load_device
         self.computed = self.reused = 0  # sequences, by this node's run
+        self.in_front_read = self.in_front_reused = 0  # of what stands in front of their words
 
     @property
     def name(self) -> str:
@@ -301,18 +305,24 @@ class VLM:
         return found
 
     @contextmanager
-    def tapped(self, taps: Sequence[int], stop: bool):
+    def tapped(self, taps: Sequence[int], stop: bool, into: torch.Tensor | None = None):
         """Collect the inputs of the tapped layers; yields a dict layer -> ``(1, tokens, width)``.
 
         Args:
             taps: layers; their number itself is the end of the last one, behind the final norm where the row says so.
             stop: end the forward pass at the deepest tap; what lies behind it is not needed for conditioning.
+            into: ``(1, tokens, taps, width)``, filled in place of the dict; no layer's input is held any longer than it is
+                needed.
         """
         caught: dict[int, torch.Tensor] = {}
         deepest = max(taps)
+        columns = {tap: column for column, tap in enumerate(taps)}
 
         def caught_at(layer, value):
-            caught[layer] = value
+            if into is None:
+                caught[layer] = value
+            else:
+                into[:, :, columns[layer]] = value
             if stop and layer == deepest:
                 raise _DeepestTapReached
 
@@ -347,6 +357,8 @@ class VLM:
             ``(1, tokens, taps, width)`` float32 on ComfyUI's intermediate device.
         """
         embeds = embedded.embeds.to(PRECISIONS[precision])
+        if embedded.prefix:
+            return self._states_in_parts(embedded, taps, PRECISIONS[precision])
         with comfy.model_management.cuda_device_context(self.device), self.tapped(taps, stop=True) as caught:
             self.transformer(
                 None,
@@ -358,6 +370,19 @@ class VLM:
                 **picture_inputs(self.transformer, embeds, embedded.info),
             )
         return stack(caught, taps)
+
+    def _states_in_parts(self, embedded: Embedded, taps: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """As :meth:`states`; equal to it up to rounding."""
+        cache = embedded.prefix.cache(self.transformer, embedded.embeds.shape[1], self.device, dtype)
+        with comfy.model_management.cuda_device_context(self.device), self.tapped(taps, stop=True) as caught:
+            read_rest(self, embedded, cache, dtype)
+        rest = stack(caught, taps)
+        return torch.cat([embedded.prefix.states.to(rest), rest], dim=1)
+
+    @staticmethod
+    def dtype_of(precision: str) -> torch.dtype:
+        """What a precision computes in."""
+        return PRECISIONS[precision]
 
 
 def stack(caught: dict[int, torch.Tensor], taps: Sequence[int]) -> torch.Tensor:
@@ -376,6 +401,7 @@ def encode(
     opener: str = OPENER,
     pad: bool = False,
     drop: int = 0,
+    in_parts: bool = True,
     **about,
 ) -> tuple[HiddenStates, int]:
     """Teacher-forced pass over a chat, or the kept states of the same one.
@@ -383,6 +409,7 @@ def encode(
     Args:
         opener, pad: as in :meth:`VLM.tokenize`.
         drop: tokens at the beginning that count as system, and no others before the user's words.
+        in_parts: whether a chat with pictures may be read in parts (see ``prefix``).
 
     Returns:
         (hidden states of every token, index of the first token of the assistant's turn)
@@ -396,10 +423,10 @@ def encode(
 
     def read() -> KeptStates:
         vlm.load(len(tokens.ids) + seen, len(taps), precision)
-        embedded = vlm.embed(tokens, pictures)
+        embedded = embed_in_parts(vlm, tokens, pictures, taps, precision) if in_parts else vlm.embed(tokens, pictures)
         return KeptStates(vlm.states(embedded, taps, precision).cpu(), embedded.sizes, embedded.grids)
 
-    kept = vlm.kept(states_key(vlm, tokens.ids, pictures, taps, precision), read)
+    kept = vlm.kept(states_key(vlm, tokens.ids, pictures, taps, precision, in_parts), read)
     laid = vlm.lay_out(tokens, kept.sizes)
     return make_hidden_states(
         kept.handed_out(),

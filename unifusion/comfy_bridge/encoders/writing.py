@@ -13,6 +13,7 @@ import torch
 
 from ...profiles import WRITE_ELSEWHERE
 from ...verifi import Decoding
+from .prefix import read_rest
 from .text_encoder import PRECISIONS, VLM, Embedded
 
 ENDED, AT_LIMIT = "ended by itself", "stopped at the limit"
@@ -126,36 +127,25 @@ def decode(
     rows = [_Row(settings, seed, vlm.device) for seed in (seeds or [settings.seed])]
     active = list(range(len(rows)))
     progress = comfy.utils.ProgressBar(limit)
-    # One buffer on the encoder's device, filled as the text grows: nothing is copied to the host while writing.
-    shape = (len(rows), embedded.tokens + limit, len(taps), vlm.width)
-    states = torch.empty(shape, dtype=dtype, device=vlm.device)
-    written = 0  # tokens of the longest text
+    # Two buffers on the encoder's device, filled as the text grows: nothing is copied to the host while writing.
+    front = torch.empty((1, embedded.tokens, len(taps), vlm.width), dtype=dtype, device=vlm.device)
     began = time.perf_counter()
+    with comfy.model_management.cuda_device_context(vlm.device):
+        hidden, cache, following = _prefill(vlm, embedded, taps, front, limit, dtype)
+    behind = torch.empty((len(rows), limit, len(taps), vlm.width), dtype=dtype, device=vlm.device)
+    written = 0  # tokens of the longest text
 
     with (
         comfy.model_management.cuda_device_context(vlm.device),
         vlm.tapped(taps, stop=False) if taps else nullcontext({}) as caught,
     ):
-        positions = pictures = deepstack = None
-        if embedded.info:
-            positions, pictures, deepstack = transformer.build_image_inputs(embedded.embeds, embedded.info)
-        # With pictures a token's position is not its index: it goes on behind the largest position read.
-        following = None
-        if positions is not None:
-            following = int(positions[:, -1].max()) + 1 + torch.arange(limit, device=vlm.device)
-        cache = transformer.init_kv_cache(1, embedded.tokens + limit, vlm.device, dtype)
-
-        def keep_read():
-            if taps:
-                torch.stack([caught[tap] for tap in taps], dim=2, out=states[:1, : embedded.tokens])
-                states[1:, : embedded.tokens] = states[:1, : embedded.tokens]
 
         def keep_written():
-            at = embedded.tokens + written - 1
+            at = written - 1
             if taps and len(active) == len(rows):
-                torch.stack([caught[tap] for tap in taps], dim=2, out=states[:, at : at + 1])
+                torch.stack([caught[tap] for tap in taps], dim=2, out=behind[:, at : at + 1])
             elif taps:
-                states[active, at] = torch.stack([caught[tap] for tap in taps], dim=2)[:, 0]
+                behind[active, at] = torch.stack([caught[tap] for tap in taps], dim=2)[:, 0]
 
         def feed(tokens):
             return decoder.forward(
@@ -194,11 +184,6 @@ def decode(
                     drawn[at] = tokens[at].item()
             return tokens, drawn
 
-        first = {} if deepstack is None else {"deepstack_embeds": deepstack, "visual_pos_masks": pictures}
-        hidden, _, cache = decoder.forward(
-            None, embeds=embedded.embeds.to(dtype), past_key_values=cache, position_ids=positions, **first
-        )
-        keep_read()
         if len(rows) > 1:
             cache = _each_tensor(cache, lambda part: part.expand(len(rows), *part.shape[1:]).contiguous())
         while True:
@@ -226,21 +211,50 @@ def decode(
             hidden, _, cache = feed(tokens)
             keep_written()
     progress.update_absolute(limit)
+    hidden = cache = None  # freed before the states are put together
     seconds = time.perf_counter() - began
     return [
-        Decoded(
-            row.ids,
-            _states_of(states[index : index + 1, : embedded.tokens + len(row.ids)], alone=len(rows) == 1),
-            seconds,
-            row.ending,
-        )
+        Decoded(row.ids, _states_of(front, behind[index : index + 1, : len(row.ids)]), seconds, row.ending)
         for index, row in enumerate(rows)
     ]
 
 
-def _states_of(states: torch.Tensor, alone: bool) -> torch.Tensor | None:
-    """What was kept, as it travels on; None where no layer was tapped. One of several holds no memory of the others."""
-    if not states.shape[2]:
+def _prefill(
+    vlm: VLM, embedded: Embedded, taps: Sequence[int], states: torch.Tensor, limit: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, list[tuple], torch.Tensor | None]:
+    """Read what was asked, behind what was read ahead if anything was.
+
+    Args:
+        states: ``(1, tokens, taps, width)``, filled.
+
+    Returns:
+        (last hidden states, KV cache with room for ``limit`` tokens, positions of what will be written or None where a
+        token's position is its index)
+    """
+    prefix = embedded.prefix
+    read, count = embedded.embeds.shape[1], prefix.count if prefix else 0
+    after = torch.arange(limit, device=vlm.device)
+    with vlm.tapped(taps, stop=False, into=states[:, count:]) if taps else nullcontext():
+        if prefix:
+            if taps:
+                states[:, :count] = prefix.states
+            cache = prefix.cache(vlm.transformer, read + limit, vlm.device, dtype)
+            hidden, cache = read_rest(vlm, embedded, cache, dtype)
+            return hidden, cache, prefix.following + read + after
+        positions, seen = None, {}
+        if embedded.info:
+            positions, pictures, deepstack = vlm.transformer.build_image_inputs(embedded.embeds, embedded.info)
+            seen = {} if deepstack is None else {"deepstack_embeds": deepstack, "visual_pos_masks": pictures}
+        cache = vlm.transformer.init_kv_cache(1, read + limit, vlm.device, dtype)
+        hidden, _, cache = vlm.decoder.forward(
+            None, embeds=embedded.embeds.to(dtype), past_key_values=cache, position_ids=positions, **seen
+        )
+        # With pictures a token's position is not its index: it goes on behind the largest position read.
+        return hidden, cache, None if positions is None else int(positions[:, -1].max()) + 1 + after
+
+
+def _states_of(front: torch.Tensor, behind: torch.Tensor) -> torch.Tensor | None:
+    """What was kept of reading and of writing, as it travels on; None where no layer was tapped."""
+    if not front.shape[2]:
         return None
-    moved = states.float().to(comfy.model_management.intermediate_device())
-    return moved if alone else moved.clone()
+    return torch.cat([front, behind], dim=1).float().to(comfy.model_management.intermediate_device())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import lru_cache
-from math import log
+from math import isqrt, log
 
 from torch import Tensor
 
@@ -22,7 +22,7 @@ def bucket(height: int, width: int, pixels: int, step: int) -> tuple[int, int]:
     """
     wanted, most = log(width / height), max(1, pixels // step**2)
     best, least = (1, 1), float("inf")
-    for rows in range(1, most + 1):
+    for rows in range(max(1, isqrt(most // LONGEST)), isqrt(most * LONGEST) + 1):
         exact = rows * width / height
         for columns in {max(1, min(int(exact), most // rows)), max(1, min(int(exact) + 1, most // rows))}:
             if max(rows, columns) <= LONGEST * min(rows, columns) and rows * columns <= most:
