@@ -99,7 +99,8 @@ def read(path: Path) -> tuple[str, dict[str, str]]:
     if not isinstance(content, dict) or content.get(MARK) != VERSION or isinstance(content.get(MARK), bool):
         raise refuse(f"it is no preset of version {VERSION}")
     try:
-        return content.get("kind"), check_fields(content.get("kind"), content)
+        fields = check_fields(content.get("kind"), content)
+        return str(content["kind"]), fields
     except ValueError as error:
         raise refuse(error) from None
 

@@ -62,9 +62,8 @@ def test_greedy_text_is_comfyuis_and_its_states_are_those_of_a_teacher_forced_pa
         vlm.decoder, "forward", lambda *a, **k: (calls.append(k["embeds"].shape[1]), forward(*a, **k))[1]
     )
     settings = Decoding(max_length=LENGTH)
-    written = bridge("actions.rewrite").write(
-        vlm, row, asked, "", taps, "everything after the system prompt", settings, "fp32"
-    )[0]
+    reading = bridge("actions.encode").Reading(vlm, row, (), taps, "everything after the system prompt", "fp32")
+    written = bridge("actions.rewrite").write(reading, asked, settings)[0]
     ids = written.decoded.ids
     assert calls == [len(tokens.ids)] + [1] * len(ids)
 

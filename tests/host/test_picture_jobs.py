@@ -78,7 +78,7 @@ def test_a_negative_with_pictures_leaves_those_out_that_are_drawn_away_from(brid
     vlm = bridge("encoders.text_encoder").VLM(miniature[1])
     profile = replace(vlm.profile, negative_pictures=True)
     pictures = encode.gather(reference(picture(128, 128), strength=-1.0), None, profile, side=vlm.picture_side)
-    negative = encode.empty_prompt(vlm, profile, "", pictures, profile.taps, "everything", "fp32")
+    negative = encode.empty_prompt(encode.Reading(vlm, profile, pictures, profile.taps, "everything", "fp32"))
     assert (negative.weights[negative.roles == 16] == 0).all()
 
 

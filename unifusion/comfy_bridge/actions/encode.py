@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -71,23 +72,36 @@ def as_asked(hidden: HiddenStates, references: Sequence[PreparedReference]) -> H
     return with_jobs(hidden._replace(spans=spans), [reference.job for reference in references])
 
 
+class Reading(NamedTuple):
+    """Who reads, and how: the same for every chat of a run.
+
+    Attributes:
+        vlm, profile: the encoder and its row.
+        references: pictures in the size that the row wants.
+        taps: layers whose inputs are kept.
+        selection: which tokens condition the picture.
+        precision: ``"fp32"`` or ``"bf16"``.
+    """
+
+    vlm: VLM
+    profile: Profile
+    references: Sequence[PreparedReference]
+    taps: tuple[int, ...]
+    selection: str
+    precision: str
+
+
 def encode_selected(
-    vlm: VLM,
-    profile: Profile,
-    system: str,
-    prompt: str | Sequence[tuple[str, float]],
-    references: Sequence[PreparedReference],
-    taps: tuple[int, ...],
-    selection: str,
-    precision: str,
+    reading: Reading, system: str, prompt: str | Sequence[tuple[str, float]]
 ) -> tuple[HiddenStates, HiddenStates]:
     """Returns (all tokens, selected tokens); the prompt is text or (text, weight) pieces."""
+    profile, references = reading.profile, reading.references
     everything, opener = encode(
-        vlm,
+        reading.vlm,
         encode_segments(profile, system, prompt, references),
-        taps,
+        reading.taps,
         [reference.views for reference in references],
-        precision,
+        reading.precision,
         opener=profile.chat.opener,
         pad=True,
         drop=dropped_tokens(profile, system, prompt, bool(references)),
@@ -96,18 +110,10 @@ def encode_selected(
         prompt=words_of_prompt(prompt),
     )
     everything = as_asked(everything, references)
-    return everything, selected_tokens(everything, selection, opener)
+    return everything, selected_tokens(everything, reading.selection, opener)
 
 
-def empty_prompt(
-    vlm: VLM,
-    profile: Profile,
-    system: str,
-    references: Sequence[PreparedReference],
-    taps: tuple[int, ...],
-    selection: str,
-    precision: str,
-) -> HiddenStates:
+def empty_prompt(reading: Reading, system: str = "") -> HiddenStates:
     """The usual negative: the empty prompt, with the same pictures where the profile says so.
 
     Pictures to draw away from are left out of it: they are subtracted in the positive alone, as words are.
@@ -115,9 +121,10 @@ def empty_prompt(
     Args:
         system: a system prompt other than the profile's; empty for that.
     """
-    references = [r._replace(strength=max(0.0, r.strength)) for r in references] if profile.negative_pictures else ()
-    system = system or profile.system_for("", bool(references))
-    return encode_selected(vlm, profile, system, "", references, taps, selection, precision)[1]
+    profile = reading.profile
+    shown = [r._replace(strength=max(0.0, r.strength)) for r in reading.references] if profile.negative_pictures else ()
+    system = system or profile.system_for("", bool(shown))
+    return encode_selected(reading._replace(references=shown), system, "")[1]
 
 
 def run(
@@ -141,8 +148,9 @@ def run(
     pictures = gather(references, images, known, token=vlm.token_side, side=vlm.picture_side)
     system = own_system or known.system_for(plain_text(pieces), bool(pictures))
     chosen = known.encode_selection if selection == AS_PROFILE else selection
-    everything, selected = encode_selected(vlm, known, system, pieces, pictures, layers, chosen, precision)
-    negative = empty_prompt(vlm, known, own_system, pictures, layers, chosen, precision)
+    reading = Reading(vlm, known, pictures, taps=layers, selection=chosen, precision=precision)
+    everything, selected = encode_selected(reading, system, pieces)
+    negative = empty_prompt(reading, own_system)
     lines = [
         *foreign_word_lines(vlm, prompt),
         *budget_lines(everything, selected, chosen, known, precision),

@@ -36,6 +36,7 @@ from ..encoders.prefix import embed_in_parts
 from ..encoders.text_encoder import VLM, LaidOut, encode
 from ..encoders.writing import AT_LIMIT, ENDED, Decoded, check_can_write, decode, precision_for
 from .encode import (
+    Reading,
     as_asked,
     choose_profile,
     empty_prompt,
@@ -50,12 +51,19 @@ Pieces = Sequence[tuple[str, float]]  # text and weight, from prompt_weights
 
 
 class Request(NamedTuple):
-    """What is asked of the VLM: system prompt, instruction and pictures, without control tokens."""
+    """What is asked of the VLM, without control tokens.
+
+    Attributes:
+        system, instruction, pictures: of the chat.
+        template: how the chat is written.
+        prefill: first words of the answer.
+    """
 
     system: str
     instruction: Pieces
     pictures: Sequence[PreparedReference]
     template: Template = QWEN
+    prefill: str = ""
 
     @property
     def prompt(self) -> str:
@@ -94,23 +102,15 @@ class Written(NamedTuple):
     decoded: Decoded
 
 
-def write(
-    vlm: VLM,
-    profile: Profile,
-    request: Request,
-    prefill: str,
-    taps: tuple[int, ...],
-    selection: str,
-    settings: Decoding,
-    precision: str,
-    seeds: Sequence[int] | None = None,
-) -> list[Written]:
+def write(reading: Reading, request: Request, settings: Decoding, seeds: Sequence[int] | None = None) -> list[Written]:
     """Decode one rewrite for each seed with the states of the same pass, or take what was kept of the same one.
 
     Raises:
         ValueError: if nothing can be written within the window.
     """
-    tokens = vlm.tokenize(request.segments([(prefill, 1.0)] if prefill else ()), opener=request.template.opener)
+    vlm, profile, _, taps, selection, precision = reading
+    given = [(request.prefill, 1.0)] if request.prefill else ()
+    tokens = vlm.tokenize(request.segments(given), opener=request.template.opener)
     side = vlm.token_side
     read = len(tokens.ids) + sum(view.shape[1] * view.shape[2] // side**2 for views in request.views for view in views)
     check_tokens(read, vlm.decoder.config.max_position_embeddings, vlm.name)
@@ -149,25 +149,17 @@ def write(
     ]
     found = vlm.kept_of_several(keys, compute, serves=lambda kept: kept.serves(limit(kept.sizes)))
     return [
-        _written(vlm, request, prefill, kept, vlm.lay_out(tokens, kept.sizes), taps, spent)
+        _written(reading, request, kept, laid=vlm.lay_out(tokens, kept.sizes), seconds=spent)
         for kept, spent in zip(found, seconds, strict=True)
     ]
 
 
-def _written(
-    vlm: VLM,
-    request: Request,
-    prefill: str,
-    kept: KeptStates,
-    laid: LaidOut,
-    taps: tuple[int, ...],
-    seconds: float,
-) -> Written:
+def _written(reading: Reading, request: Request, kept: KeptStates, *, laid: LaidOut, seconds: float) -> Written:
     """What was decoded, as text and hidden states."""
     decoded = Decoded(list(kept.written), kept.handed_out(), seconds, ENDED if kept.ended else AT_LIMIT)
-    raw = vlm.bytes_of(decoded.ids)
+    raw = reading.vlm.bytes_of(decoded.ids)
     # A text cut inside a character must not leave half of it behind.
-    text = prefill + b"".join(raw).decode("utf-8", "ignore")
+    text = request.prefill + b"".join(raw).decode("utf-8", "ignore")
     hidden = None
     if decoded.states is not None:
         hidden = as_asked(
@@ -175,8 +167,8 @@ def _written(
                 decoded.states,
                 [*laid.roles, *[GENERATED] * len(raw)],
                 [*laid.pieces, *(piece.decode("utf-8", "replace") for piece in raw)],
-                taps,
-                vlm.name,
+                reading.taps,
+                reading.vlm.name,
                 prompt=request.prompt,
                 text=text,
                 grids=kept.grids,
@@ -196,45 +188,38 @@ def _tokens_around(vlm: VLM, profile: Profile, request: Request) -> int:
     return int((selection_mask(roles, profile.encode_selection) & (roles < IMAGE)).sum()) - 1
 
 
-def _broken(vlm: VLM, profile: Profile, request: Request, prefill: str, written: Written) -> str | None:
+def _broken(profile: Profile, request: Request, written: Written) -> str | None:
     """What is broken in a text; the miniature's and a JSON caption have a form of their own."""
     ended = written.decoded.ending == ENDED
     problem = what_is_broken(written.text, ended)
     if not problem and asks_for(request.system, JSON_CAPTIONS):
         return checked(written.text).problem
-    if problem or profile.key != "miniature" or request.system != SYSTEM_PROMPTS[profile.rewrite_system] or prefill:
+    asked_plainly = request.system == SYSTEM_PROMPTS[profile.rewrite_system] and not request.prefill
+    if problem or profile.key != "miniature" or not asked_plainly:
         return problem
     return broken_caption(written.text, ended)
 
 
 def _write_whole(
-    vlm: VLM,
-    profile: Profile,
-    request: Request,
-    prefill: str,
-    taps: tuple[int, ...],
-    selection: str,
-    settings: Decoding,
-    precision: str,
-    seeds: Sequence[int],
+    reading: Reading, request: Request, settings: Decoding, seeds: Sequence[int]
 ) -> list[tuple[Written, list[str]]]:
     """Writes one text for each seed; those that broke are written once more with sampling.
 
     Returns:
         For each seed (the text, lines for the report).
     """
-    request_of = (vlm, profile, request, prefill, taps, selection)
-    first = write(*request_of, settings, precision, seeds)
-    problems = [_broken(vlm, profile, request, prefill, text) for text in first]
+    profile = reading.profile
+    first = write(reading, request, settings, seeds)
+    problems = [_broken(profile, request, text) for text in first]
     broken = [index for index, problem in enumerate(problems) if problem is not None]
     lines = [[_speed_line(text.decoded, settings, profile)] for text in first]
     if not broken:
         return list(zip(first, lines))
     again = replace(settings, sample=True, temperature=AGAIN_TEMPERATURE)
-    second = write(*request_of, again, precision, [_next(seeds[index]) for index in broken])
+    second = write(reading, request, again, [_next(seeds[index]) for index in broken])
     for index, text in zip(broken, second, strict=True):
-        still = _broken(vlm, profile, request, prefill, text)
-        if still is None and what_is_wrong(text.text[len(prefill) :]) is None:
+        still = _broken(profile, request, text)
+        if still is None and what_is_wrong(text.text[len(request.prefill) :]) is None:
             lines[index] += [
                 f"The text {problems[index]}, so it was written once more with sampling (seed {_next(seeds[index])}).",
                 _speed_line(text.decoded, again, profile),
@@ -273,20 +258,18 @@ def _in_its_form(system: str, prompt: str, text: str) -> tuple[str, list[str]]:
     return text, lines
 
 
-def read_given(
-    vlm: VLM, request: Request, answer: Pieces, taps: tuple[int, ...], precision: str
-) -> tuple[HiddenStates, int]:
+def read_given(reading: Reading, request: Request, answer: Pieces) -> tuple[HiddenStates, int]:
     """One teacher-forced pass over the request and a text that is known already.
 
     Returns:
         (hidden states of every token, first token of the assistant's turn)
     """
     hidden, opener = encode(
-        vlm,
+        reading.vlm,
         request.segments(answer),
-        taps,
+        reading.taps,
         request.views,
-        precision,
+        reading.precision,
         opener=request.template.opener,
         prompt=request.prompt,
         text=plain_text(answer),
@@ -372,7 +355,8 @@ def run_variations(
             f"Give only the first words of the answer."
         )
     pictures = gather(references, images, known, token=vlm.token_side, side=vlm.picture_side)
-    request = Request(system, instruction, pictures, known.writing_chat)
+    request = Request(system, instruction, pictures, known.writing_chat, prefill)
+    reading = Reading(vlm, known, pictures, taps=layers, selection=chosen, precision=precision)
     has_text = bool(plain_text(edited).strip())
     if not request.prompt.strip() and not request.pictures and not has_text:
         raise ValueError(
@@ -390,7 +374,7 @@ def run_variations(
     else:
         check_variations(variations, sampling.get("sampling"))
         seeds = seeds_of(seed, variations)
-        for written, about in _write_whole(vlm, known, request, prefill, layers, chosen, settings, precision, seeds):
+        for written, about in _write_whole(reading, request, settings, seeds):
             if problem := what_is_wrong(written.text[len(prefill) :]) or what_is_wrong(written.text):
                 about.append(
                     f"Warning: the model {problem}. The original prompt was used as instruction and text instead. "
@@ -409,15 +393,8 @@ def run_variations(
         ends.append(f"Removed control tokens from the text: {', '.join(sorted(removed))}.")
     # These models know one negative: the empty prompt as their own encode reads it.
     plain = chosen == ENCODE_AGAIN or known.combination != LAP
-    negative = empty_prompt(
-        vlm,
-        known,
-        "" if plain else system,
-        request.pictures,
-        layers,
-        known.encode_selection if plain else chosen,
-        precision,
-    )
+    as_encoded = reading._replace(selection=known.encode_selection)
+    negative = empty_prompt(as_encoded) if plain else empty_prompt(reading, system)
     if len(answers) > 1 and len({plain_text(answer) for answer, _, _ in answers}) == 1:
         ends.append("All variations say the same: a higher temperature, a lower min_p or a vaguer prompt parts them.")
     made = []
@@ -425,15 +402,11 @@ def run_variations(
         text = plain_text(answer)
         if chosen == ENCODE_AGAIN:
             again = known.system_for(text, bool(request.pictures))
-            everything, selected = encode_selected(
-                vlm, known, again, answer, request.pictures, layers, known.encode_selection, precision
-            )
+            everything, selected = encode_selected(as_encoded, again, answer)
             selected = selected._replace(prompt=request.prompt, text=text)
         else:
             everything, opener = (
-                (written.hidden, written.opener)
-                if written is not None
-                else read_given(vlm, request, answer, layers, precision)
+                (written.hidden, written.opener) if written is not None else read_given(reading, request, answer)
             )
             selected = take(everything, selection_mask(everything.roles, chosen, opener))
         report = [
