@@ -22,8 +22,10 @@ from unifusion.hidden_states import GENERATED
 from unifusion.miniature import VLM_FOLDER
 from unifusion.training import runs
 from unifusion.training.__main__ import main
+from unifusion.training.cache import Cache
 from unifusion.training.cached_source import CachedSource
 from unifusion.training.config import load
+from unifusion.training.encode_once import Work
 from unifusion.training.examples import EDIT, EMPTY, RECONSTRUCT, TEXT, split
 from unifusion.training.folder_lock import FolderLock
 from unifusion.training.frozen_encoder import FolderEncoder, condition, layers_read
@@ -148,6 +150,18 @@ def test_tasks_are_mixed_and_lengths_are_ragged(folder, finished):
     assert any(batch.key_bias is not None for batch in batches)
     for batch in batches:
         batch.check()
+
+
+def test_processes_share_all_keys_out_whatever_is_written_meanwhile(folder, tmp_path):
+    run = runs.prepare(load(config_of(folder, "shared", source='path = "cap"')), say=lambda _: None)
+    work = Work(run.examples, [], Cache(tmp_path))
+    first = work.missing(0, 2)
+    for kind, keys in zip(("latents", "states"), first):
+        for key in keys[:3]:
+            work.cache.write(kind, key, torch.zeros(1))
+    second = work.missing(1, 2)
+    for mine, other, every in zip(first, second, (work.latents, work.states)):
+        assert {*mine, *other} == set(every) and not {*mine} & {*other}
 
 
 def test_shares_and_repeats_decide_how_often_a_source_comes(folder, finished):

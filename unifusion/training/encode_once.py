@@ -124,10 +124,17 @@ class Work:
         conditions = [c for example in examples for c in example.conditions.values()]
         self.states = {condition.key: condition for condition in (*conditions, *extra)}
 
-    def missing(self) -> tuple[list[str], list[str]]:
-        """Keys of (latents, states) that are not in the cache, in an order that is the same everywhere."""
-        latents = sorted(key for key in self.latents if not self.cache.has(LATENTS, key))
-        return latents, sorted(key for key in self.states if not self.cache.has(STATES, key))
+    def missing(self, process: int = 0, processes: int = 1) -> tuple[list[str], list[str]]:
+        """Keys of (latents, states) of one process that are not in the cache.
+
+        All keys are shared out, not those that are missing: another process may be writing already.
+        """
+        latents = sorted(self.latents)[process::processes]
+        states = sorted(self.states)[process::processes]
+        return (
+            [key for key in latents if not self.cache.has(LATENTS, key)],
+            [key for key in states if not self.cache.has(STATES, key)],
+        )
 
 
 def encode_all(
@@ -149,9 +156,9 @@ def encode_all(
         (what was done, what could not be encoded, keys of it)
     """
     done, notes, broken = Encoded(), Notes(), set()
-    latents, states = work.missing()
-    done.found = len(work.latents) + len(work.states) - len(latents) - len(states)
-    latents, states = latents[process::processes], states[process::processes]
+    latents, states = work.missing(process, processes)
+    shares = len(sorted(work.latents)[process::processes]) + len(sorted(work.states)[process::processes])
+    done.found = shares - len(latents) - len(states)
     total, started = len(latents) + len(states), time.monotonic()
     told = started
 

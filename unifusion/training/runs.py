@@ -127,7 +127,12 @@ class Run:
         Raises:
             ValueError: if there is none.
         """
-        there = [example for example in self.examples if all(self.cache.has(*key) for key in example.keys())]
+        there = []
+        for example in self.examples:
+            if all(self.cache.has(*key) for key in example.keys()):
+                there.append(example)
+            else:
+                self.notes.add("examples that could not be encoded, left out", example.name)
         longest = self.config.data.longest
         kept = without_long(there, self.lengths() if longest else {}, longest, self.notes)
         if not kept:
