@@ -11,7 +11,8 @@ pytest.importorskip("accelerate")
 pytest.importorskip("pydantic")
 
 from recipes.miniature.as_files import write
-from recipes.miniature.dit_data import EDIT_STAGE, draw_example, select
+from recipes.miniature.chats import CONDITIONS
+from recipes.miniature.dit_data import EDIT_STAGE, WITH_INSTRUCTION, draw_example
 from recipes.miniature.frozen_vlm import load_vlm
 from unifusion.training import runs
 from unifusion.training.__main__ import main
@@ -52,8 +53,8 @@ def test_the_trainer_reads_the_states_that_the_recipe_trains_on(config):
     for example, made in zip(drawn, run.examples, strict=True):
         task = "edit" if example.chat.pictures else "text"
         ours = made.conditions[task].encode(run.encoder, run.contract)
-        batch = frozen.tokenizer.collate([example.chat])
-        chosen = select(batch.roles, batch.answer_start, torch.tensor([example.instruction]))[0]
+        selection = WITH_INSTRUCTION if example.instruction else CONDITIONS
+        chosen = frozen.tokenizer.collate([example.chat], selections=[selection]).selected[0]
         theirs = frozen.encode([example.chat])
         kinds.add((task, bool(example.chat.answer)))
         assert ours.roles.tolist() == theirs.roles[0][chosen].tolist()

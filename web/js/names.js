@@ -123,13 +123,15 @@ app.registerExtension({
     if (!definition.name.startsWith("UniFusion") || definition.name === "UniFusionMultiReferenceCombine") return;
     const grows = Object.values(definition.input?.optional ?? {}).some(([kind]) => kind === "COMFY_AUTOGROW_V3");
     if (!grows) return;
-    const { onNodeCreated, onConfigure, onConnectionsChange } = nodeType.prototype;
+    const { onNodeCreated, onConfigure, onConnectionsChange, addInput } = nodeType.prototype;
     const then = (before) =>
       function (...args) {
         const result = before?.apply(this, args);
+        countFromOne(this); // at once: Vue nodes take a label when they first show a socket
         setTimeout(() => countFromOne(this));
         return result;
       };
+    nodeType.prototype.addInput = then(addInput);
     nodeType.prototype.onNodeCreated = then(onNodeCreated);
     nodeType.prototype.onConfigure = then(onConfigure);
     nodeType.prototype.onConnectionsChange = then(onConnectionsChange);
