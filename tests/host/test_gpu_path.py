@@ -102,6 +102,6 @@ def test_unloading_leaves_nothing_on_the_device_and_loading_again_works(seen):
 def test_peaks_leave_room_beside_the_weights(seen):
     """Bytes alive beside the weights, computed: what a card must have free."""
     assert seen["encode"]["peak"] < TEXT_ENCODER + 0.2 * GIB
-    assert seen["encode, 3 pictures"]["peak"] < TEXT_ENCODER + 2 * GIB
+    assert seen["encode, 3 pictures"]["peak"] < TEXT_ENCODER + 2.2 * GIB
     assert seen["verifi"]["peak"] < TEXT_ENCODER + 0.2 * GIB
     assert seen["pool"]["peak"] < TEXT_ENCODER + MODEL + 0.2 * GIB

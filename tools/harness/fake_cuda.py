@@ -323,6 +323,8 @@ def _attention(real):
 def _apply(self, fn, recurse=True):
     """``Module._apply`` with new parameters instead of torch's exchange of tensors, which fakes do not take."""
     for module in self.modules() if recurse else [self]:
+        if getattr(module, "stays_in_main_memory", False):
+            continue
         for name, parameter in module._parameters.items():
             if parameter is not None and (moved := fn(parameter)) is not parameter:
                 module._parameters[name] = torch.nn.Parameter(moved, requires_grad=False)

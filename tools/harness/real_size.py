@@ -97,6 +97,7 @@ def make_model(gpu: FakeCuda, weights: str = "bf16"):
         model = comfy.sd.load_diffusion_model_state_dict(network.state_dict(), model_options=options)
     # Noise levels are numbers that the sampler reads, not weights.
     model.model.model_sampling = comfy.model_base.model_sampling(model.model.model_config, model.model.model_type)
+    model.model.model_sampling.stays_in_main_memory = True
     return model
 
 

@@ -109,9 +109,10 @@ def _read(vlm, embedded, taps: Sequence[int], precision: str, writing: bool) -> 
     positions, pictures, deepstack = vlm.transformer.build_image_inputs(embedded.embeds, embedded.info)
     seen = {} if deepstack is None else {"deepstack_embeds": deepstack, "visual_pos_masks": pictures}
     cache = vlm.transformer.init_kv_cache(1, count, vlm.device, dtype)
+    states = torch.empty((1, count, len(taps), vlm.width), dtype=dtype, device=vlm.device)
     with (
         comfy.model_management.cuda_device_context(vlm.device),
-        vlm.tapped(taps, stop=not writing) if taps else nullcontext({}) as caught,
+        vlm.tapped(taps, stop=not writing, into=states) if taps else nullcontext(),
         continued(vlm, count),
     ):
         vlm.decoder.forward(
@@ -123,9 +124,8 @@ def _read(vlm, embedded, taps: Sequence[int], precision: str, writing: bool) -> 
         )
     depth = len(vlm.decoder.layers) if writing else min(max(taps), len(vlm.decoder.layers))
     layers = tuple((layer[0].cpu(), layer[1].cpu()) for layer in cache[:depth])
-    states = torch.stack([caught[tap] for tap in taps], dim=2).cpu() if taps else None
     following = count if positions is None else int(positions.max()) + 1
-    return Prefix(count, following, layers, states, embedded.sizes, embedded.grids)
+    return Prefix(count, following, layers, states.cpu() if taps else None, embedded.sizes, embedded.grids)
 
 
 def read_rest(vlm, embedded, cache: list[tuple], dtype: torch.dtype):
