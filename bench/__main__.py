@@ -122,7 +122,7 @@ def one_thread(quick: bool) -> list[Figure]:
 
 def parts_of(quick: bool) -> dict[str, Callable[[], list[Figure]]]:
     """The parts by name. Through the server first: what this process measures later would take its cores and memory."""
-    from . import drawing, encoding, reference_reuse, rewriting, whole_graph
+    from . import drawing, encoding, model_rows, reference_reuse, rewriting, whole_graph
 
     return {
         "graph": lambda: whole_graph.figures(quick),
@@ -130,6 +130,7 @@ def parts_of(quick: bool) -> dict[str, Callable[[], list[Figure]]]:
         "draw": lambda: drawing.figures(quick),
         "verifi": lambda: rewriting.figures({16: 3} if quick else rewriting.LENGTHS),
         "references": reference_reuse.figures,
+        "models": lambda: model_rows.figures(quick),
         "one thread": lambda: one_thread(quick),
     }
 

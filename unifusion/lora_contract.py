@@ -42,8 +42,8 @@ def contract_lines(metadata: Mapping[str, str] | None, hidden: HiddenStates, nam
 
 
 def _sizes(vlm: str) -> str:
-    """``(36 layers, width 2560)`` of a name: one model has other names as stock encoder and as folder."""
-    return vlm.partition(" ")[2]
+    """``36 layers, width 2560)`` of a name: one model has other names as stock encoder and as folder."""
+    return vlm.rpartition("(")[2]  # a folder's name may have spaces
 
 
 def _selection_lines(selection: str, hidden: HiddenStates) -> list[str]:

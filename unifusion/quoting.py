@@ -30,3 +30,11 @@ def _shortened(text: str, limit: int) -> str:
         return text
     half = (limit - 1) // 2
     return f"{text[:half]}…{text[len(text) - half :]}"
+
+
+def spoken(seconds: float) -> str:
+    """``3 s``, ``4.5 minutes``, ``2.3 hours``, ``5.1 days``."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

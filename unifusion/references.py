@@ -414,7 +414,13 @@ def describe(reference: Reference | PreparedReference) -> str:
     """Strength, job, range and notes in words; empty where all is neutral."""
     parts = []
     if reference.strength != 1:
-        how = " (removed)" if reference.strength == 0 else " (away from it)" if reference.strength < 0 else ""
+        how = (
+            " (removed)"
+            if reference.strength == 0
+            else " (away from it; experimental)"
+            if reference.strength < 0
+            else ""
+        )
         parts.append(f"strength {reference.strength:g}{how}")
     if job := about(reference.job):
         parts.append(job)

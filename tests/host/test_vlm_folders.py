@@ -446,3 +446,13 @@ def test_on_a_server_a_language_model_alone_reads_and_writes_and_its_model_stops
     }
     history = server.queue(draws)  # the sentence goes to the browser; what was to come behind it does not
     assert server.errors(history) == [] and "show" not in history["outputs"]
+
+
+def test_the_contract_of_a_model_goes_by_sizes_whatever_the_folder_is_called(whole, bridge):
+    from unifusion.lora_contract import contract_lines
+
+    model, clip, _ = bridge("actions.model_folders").load_folder(whole[0])
+    hidden = bridge("actions.encode").run(clip, "a red circle")[0]._replace(vlm="My own VLM (2) (6 layers, width 48)")
+    told = {"unifusion.vlm": "unifusion_folder (6 layers, width 48)", "unifusion.taps": "1, 2, 5"}
+    assert contract_lines(told, hidden, "model") == []
+    assert "the VLM" in contract_lines(told | {"unifusion.vlm": "x (7 layers, width 48)"}, hidden, "model")[0]

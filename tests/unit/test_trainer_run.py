@@ -205,6 +205,25 @@ def test_pooled_states_take_less_room_and_train_alike(folder, finished):
     assert main(["plan", str(paths[0])]) == 0
 
 
+@pytest.fixture
+def other_precision():
+    """accelerate keeps one precision for a process."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_packed_base_is_trained_and_looked_at_in_mixed_precision(folder, finished, other_precision):
+    more = dict(train='what = "lora"\ncheckpointing = true\nblocks_on_cpu = 2', data="heldout = 2")
+    path = config_of(folder, "mixed", 2, watch='prompts = ["a red circle"]', schedule='optimizer = "muon"', **more)
+    text = path.read_text().replace("layers = 1", 'start = "bundled"\nbase = "int8"')
+    path.write_text(text.replace('device = "cpu"', 'device = "cpu"\nmixed_precision = "bf16"'))
+    assert main(["run", str(path)]) == 0
+    assert (folder / "mixed/samples_2.png").is_file() and "held-out" in (folder / "mixed/log.jsonl").read_text()
+
+
 def test_prompts_are_rewritten_by_the_vlm_and_the_texts_kept(folder):
     from safetensors import safe_open
 

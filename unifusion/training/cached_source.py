@@ -26,7 +26,7 @@ def collate(latents: Sequence[Tensor], states: Sequence[Tensor]) -> Batch:
         row[: len(one)] = one
     bias = torch.zeros(padded.shape[:2])
     bias[torch.arange(longest) >= lengths[:, None]] = float("-inf")
-    return Batch(torch.stack(list(latents)).float(), padded, bias if int(lengths.min()) < longest else None)
+    return Batch(torch.stack([one.float() for one in latents]), padded, bias if int(lengths.min()) < longest else None)
 
 
 class CachedSource:

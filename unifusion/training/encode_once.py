@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..hidden_states import HiddenStates
 from ..miniature import MINIATURE, VLM_FOLDER
-from ..quoting import printable, quoted
+from ..quoting import printable, quoted, spoken
 from ..still_vae import StillVAE, from_wan
 from .cache import LATENTS, STATES, Cache
 from .config import BUNDLED, Config
@@ -152,13 +152,15 @@ def encode_all(
     latents, states = work.missing()
     done.found = len(work.latents) + len(work.states) - len(latents) - len(states)
     latents, states = latents[process::processes], states[process::processes]
-    total, told = len(latents) + len(states), time.monotonic()
+    total, started = len(latents) + len(states), time.monotonic()
+    told = started
 
     def progress() -> None:
         nonlocal told
         if time.monotonic() - told > SAY_EVERY:
-            told = time.monotonic()
-            say(f"encoded {done.latents + done.states:,} of {total:,}")
+            told, ready = time.monotonic(), done.latents + done.states
+            left = spoken((told - started) / ready * (total - ready))
+            say(f"encoded {ready:,} of {total:,}, {left} left" if done.states else f"encoded {ready:,} of {total:,}")
 
     def lost(key: str, error: BrokenPicture) -> None:
         notes.add("pictures that cannot be decoded, their examples left out", str(error))

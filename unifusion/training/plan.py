@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ..quoting import spoken
 from . import processes
 from .cache import STATES
 from .config import Config
@@ -21,7 +22,6 @@ from .examples import EDIT, EMPTY, RECONSTRUCT, TEXT, Condition, Example
 from .memory import GB, Memory, advice, measure, room
 from .models import sizes
 from .runs import Run, device_of, make_trainer, pooling_of, prepare, settings_of, start_processes
-from .trainer import spoken
 
 TIMED = 10
 SAFE = 0.92  # of a device's memory; the rest is the driver's and what falls between blocks

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ..dit import SingleStreamBlock, SingleStreamDiT
 from ..pooling import TextFusionBlock
+from ..quoting import spoken
 from . import checkpoint
 from .curves import plot_log, save_grid
 from .ema import EMA
@@ -150,14 +151,6 @@ def build_optimizer(objective: FlowMatching, settings: TrainingSettings) -> torc
             "The optimizer adamw8bit needs bitsandbytes and a GPU; run pip install bitsandbytes, or take adamw."
         ) from None
     return AdamW8bit(groups, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
-
-
-def spoken(seconds: float) -> str:
-    """``3 s``, ``4.5 minutes``, ``2.3 hours``, ``5.1 days``."""
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def generator_for(*key: int) -> torch.Generator:
