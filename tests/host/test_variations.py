@@ -116,9 +116,9 @@ def test_a_text_that_broke_is_written_again_with_its_own_seed(bridge, monkeypatc
     action = bridge("actions.rewrite")
     real = action._broken
 
-    def broken(vlm, profile, request, prefill, written):
+    def broken(profile, request, written):
         bad = sum(map(ord, written.text)) % 2 == 0
-        return "was disturbed" if bad else real(vlm, profile, request, prefill, written)
+        return "was disturbed" if bad else real(profile, request, written)
 
     monkeypatch.setattr(action, "_broken", broken)
     several = rewrites(bridge, "miniature", variations=8, seed=11, max_length=200)

@@ -87,7 +87,7 @@ class Graph:
         order of the columns, and the keys of the results."""
         found: list[tuple[int, str, str]] = []
         inside = {key for subgraph in self.subgraphs.values() for key in subgraph.nodes}
-        for order, widgets in enumerate((("prompt",), ("picture", "image"), ("seed",))):
+        for order, widgets in enumerate((("prompt",), ("picture", "image"), ("seed", "noise_seed"))):
             for _, column in self.columns:
                 for place, _ in column:
                     outside = [name for _, name in self.subgraphs[place].outside] if place in self.subgraphs else []
