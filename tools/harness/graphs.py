@@ -657,8 +657,8 @@ REGIONS = Graph(
             "Left half",
         ),
         "other": Node("InvertMask", {"mask": ("half", 0)}, "Right half"),
-        "left": verifi("a red circle at the middle left on white"),
-        "right": verifi("a blue star at the middle right on white"),
+        "left": encode("a large dotted red circle at the middle left on a white background"),
+        "right": encode("a large striped blue star at the middle right on a white background"),
         "in_left": Node(
             "UniFusionRegion", {"hidden_states": ("left", 0), "mask": ("half", 0), "strength": 1.0, "feather": 0}
         ),
@@ -679,7 +679,7 @@ REGIONS = Graph(
     ],
     [
         (300, [("load", 130), ("Masks", 120), ("note", 520)]),
-        (420, [("left", 800), ("right", 800)]),
+        (400, [("left", 440), ("right", 440)]),
         (260, [("in_left", 220), ("in_right", 220)]),
         (300, [("Pool and draw", 260)]),
         (400, [("save", 480)]),
@@ -700,7 +700,15 @@ COMPARE = Graph(
         "picture": sample("yellow star on navy"),
         "reference": Node(
             "UniFusionReference",
-            {"image": ("picture", 0), "label": "", "strength": 1.0, "detail": "default", "start": 0.0, "end": 1.0},
+            {
+                "image": ("picture", 0),
+                "label": "",
+                "strength": 1.0,
+                "detail": "default",
+                "start": 0.0,
+                "end": 1.0,
+                "job": "default",
+            },
         ),
         "encode": encode("a large circle at the center", references=("reference", 0)),
         **drawing("encode", seed=4),
@@ -717,12 +725,11 @@ COMPARE = Graph(
         + OWN
     ],
     [
-        (300, [("load", 130), ("picture", 110), ("note", 480)]),
-        (320, [("reference", 300)]),
-        (400, [("encode", 460)]),
+        (300, [("load", 130), ("picture", 110), ("note", 440)]),
+        (360, [("reference", 300), ("encode", 460)]),
         (300, [("Draw", 260)]),
         (340, [("compare", 560)]),
-        (560, [("save", 480)]),
+        (400, [("save", 420)]),
     ],
     subgraphs={"Draw": drawing_subgraph()},
 )
