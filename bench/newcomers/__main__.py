@@ -54,7 +54,7 @@ def judge(graph, asked: Prompt | EditAsked, number: int, draws: bool) -> tuple[d
     elif not pictures:
         checks["known not named as unknown"] = ["Not known:" not in condition.report]
     if asked.kind != OUTSIDE:
-        checks[f"{what}: all"] = [right]
+        checks[f"{what}: whole set"] = [right]  # "all" is a kind of edit
     about = {"kind": asked.kind, "prompt": asked.text, "text": condition.text, "right": right}
     return checks, about | {"first line": condition.report.split("\n", 1)[0], "picture": picture}
 
@@ -82,8 +82,8 @@ def main() -> None:
     for number, one in list(enumerate(asked))[:: given.every]:
         checks, about = judge(graph, one, number, not given.text)
         tally.add(checks)
+        about.pop("picture")
         if not about.pop("right"):
-            about.pop("picture")
             wrong.append(about)
     figures = sorted(tally.figures("newcomers"), key=lambda figure: figure.measure)
     lines = ["| measure | right | 95% interval |", "|---|---|---|"]
