@@ -141,9 +141,9 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def train(session: nox.Session) -> None:
-    """Train on your own pictures: nox -s train -- examples/pictures.toml (docs/training.md)."""
+    """Train on your own pictures: nox -s train -- training_configs/pictures.toml (docs/training.md)."""
     if not session.posargs:
-        session.error("Name a configuration: nox -s train -- examples/pictures.toml")
+        session.error("Name a configuration: nox -s train -- training_configs/pictures.toml")
     Environment(session, DEFAULT_HOST).run("-m", "unifusion.training", "run", *session.posargs)
 
 

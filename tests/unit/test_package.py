@@ -78,3 +78,11 @@ def test_the_registry_finds_what_it_asks_for():
         assert re.search(rf"^{field}\s*=", text, re.MULTILINE), field
     version = re.search(r'^version = "(.+)"', text, re.MULTILINE).group(1)
     assert f"## {version}" in (PACK / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_comfyui_takes_one_folder_for_templates():
+    """It serves the first of these names under one address (``custom_node_manager.py``), which hides the others."""
+    taken = [
+        name for name in ("example_workflows", "example", "examples", "workflow", "workflows") if (PACK / name).is_dir()
+    ]
+    assert taken == ["workflows"]

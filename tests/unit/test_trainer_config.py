@@ -78,7 +78,7 @@ def test_every_key_has_a_sentence_a_default_and_stands_in_the_documentation():
     assert table.strip() in documentation, "run python -m unifusion.training keys and put it into docs/training.md"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.toml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "training_configs").glob("*.toml")), ids=lambda path: path.name)
 def test_examples_are_read(path):
     assert load(path).data.sources
 

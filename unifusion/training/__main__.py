@@ -24,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=says, description=says)
         if name in ("keys", "memory"):
             continue
-        command.add_argument("config", type=Path, help="TOML file; see examples/")
+        command.add_argument("config", type=Path, help="TOML file; see training_configs/")
         if name in ("run", "encode"):
             command.add_argument("--processes", type=int, help="in place of the file's")
         if name == "run":

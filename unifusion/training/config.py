@@ -220,7 +220,7 @@ def load(path: str | Path) -> Config:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"There is no file {quoted(path)}; copy one of examples/ and change it.") from None
+        raise ConfigError(f"There is no file {quoted(path)}; copy one of training_configs/ and change it.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path.name} is no TOML file that can be read: {printable(error).rstrip('.')}.") from None
     return from_values(values, path)
