@@ -87,6 +87,7 @@ class Walk:
             kind,
         )
         self.page.mouse.click(*where)
+        self.page.wait_for_function("() => document.activeElement?.tagName === 'TEXTAREA'")
         self.page.keyboard.press("Control+A")
         self.page.keyboard.type(text)
 

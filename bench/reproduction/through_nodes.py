@@ -67,7 +67,7 @@ class Graph:
         self.reference_node = by_id["UniFusionReference"]
         folders = pack("unifusion.comfy_bridge.actions.model_folders")
         if not draws:
-            self.clip = folders.load_clip(folder / "vlm")
+            self.clip = pack("unifusion.comfy_bridge.encoders.miniature_clip").load_clip(folder / "vlm")
             return
         self.model, self.clip, self.vae = folders.load_folder(folder)
         self.empty = host.EmptyLatentImage().generate(128, 128, 1)[0]

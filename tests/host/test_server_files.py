@@ -8,7 +8,7 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
-from harness.graphs import GRAPHS, SAVED
+from harness.graphs import BLUEPRINTS, GRAPHS, SAVED
 from running_graphs import RUNNING, picture_of
 
 from unifusion.miniature import MINIATURE
@@ -48,13 +48,13 @@ def test_templates_are_listed_and_served_with_their_pictures(server):
         assert server.raw(address + ".jpg").startswith(b"\xff\xd8\xff")
 
 
-def test_the_blueprint_is_offered(server):
+def test_the_blueprints_are_offered(server):
     found = [
         entry["name"]
         for entry in server.get("/global_subgraphs").values()
         if entry["info"]["node_pack"] == "custom_nodes.UniFusion"
     ]
-    assert found == ["Prompt to conditioning (UniFusion)"]
+    assert sorted(found) == sorted(["Prompt to conditioning (UniFusion)", *(one.name for one in BLUEPRINTS)])
 
 
 def test_stock_loaders_list_the_miniature(server):
