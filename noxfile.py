@@ -122,8 +122,9 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def test(session: nox.Session) -> None:
-    """All tests, against the pinned ComfyUI."""
-    Environment(session, DEFAULT_HOST).run("-m", "pytest", *(session.posargs or ["tests"]))
+    """All tests, against the pinned ComfyUI: a file at a time in each of two processes of one thread."""
+    everything = ["tests", "--numprocesses", "2", "--dist", "loadfile"]
+    Environment(session, DEFAULT_HOST).run("-m", "pytest", *(session.posargs or everything), OMP_NUM_THREADS="1")
 
 
 @nox.session(venv_backend="none")

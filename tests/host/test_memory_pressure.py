@@ -53,6 +53,8 @@ def device(monkeypatch):
 def placed(krea2_clip, krea2_model):
     """(CLIP, MODEL) whose device is the small one."""
     clip, model = krea2_clip.clone(), krea2_model.clone()
+    for kept in [name for name in vars(clip.cond_stage_model) if name.startswith("unifusion_")]:
+        delattr(clip.cond_stage_model, kept)  # states kept by other tests would spare the encoder
     clip.patcher.load_device = model.load_device = DEVICE
     clip.patcher.offload_device = model.offload_device = torch.device("cpu")
     return clip, model

@@ -20,9 +20,9 @@ def writes(bridge, monkeypatch):
     real = rewrite.write
 
     def install(*texts):
-        def write(*args):
-            calls.append(args[6])
-            return real(*args)._replace(text=texts[len(calls) - 1])
+        def write(reading, request, settings, seeds=None):
+            calls.append(settings)
+            return [one._replace(text=texts[len(calls) - 1]) for one in real(reading, request, settings, seeds)]
 
         monkeypatch.setattr(rewrite, "write", write)
         return calls

@@ -119,9 +119,9 @@ def written(bridge, monkeypatch):
     def run(texts):
         queue = iter(texts)
 
-        def write(vlm, profile, request, prefill, taps, selection, settings, precision, seeds):
+        def write(reading, request, settings, seeds):
             notes.append(settings)
-            made = real(vlm, profile, request, prefill, taps, selection, settings, precision, seeds)
+            made = real(reading, request, settings, seeds)
             return [one if text is None else one._replace(text=text) for one, text in zip(made, queue)]
 
         monkeypatch.setattr(action, "write", write)

@@ -19,6 +19,7 @@ BY_COMMAND_ONLY = {
     "noxfile.py": "the task runner; it downloads the pinned host and checks its checksum",
     "unifusion/training": "the trainer; it writes checkpoints and logs where its command line says",
     "unifusion/dit.py": "the DiT for training and for use without ComfyUI",
+    "unifusion/still_vae.py": "the VAE of still pictures, for training",
     "unifusion/pooling.py": "Layerwise Attention Pooling for training and for use without ComfyUI",
     "recipes": "making and training the bundled models",
 }
@@ -91,7 +92,9 @@ WRITING = {
 # Who may write, and what keeps the file inside ComfyUI's folders.
 WRITERS = {
     "unifusion/stored.py": "writes the file it is given; actions/stored_files.py gives it paths inside ComfyUI's "
-    "output folder only (tests/host/test_files.py)"
+    "output folder only (tests/host/test_files.py)",
+    "unifusion/own_presets.py": "writes one small JSON file into the folder it is given, which is inside ComfyUI's user "
+    "folder (tests/host/test_presets.py, tests/unit/test_own_presets.py)",
 }
 # What was looked at and is allowed in one file: part of the finding -> why.
 REVIEWED = {

@@ -13,6 +13,9 @@ const SIZES = {
   UniFusionLayerwiseAttentionPool: [360, 320],
   UniFusionDiTSampler: [340, 280],
   UniFusionInspect: [620, 640],
+  UniFusionCompare: [400, 420],
+  UniFusionLabelledSheet: [360, 300],
+  UniFusionSavePreset: [360, 300],
   UniFusionSaveConditioning: [360, 240],
   UniFusionLoadConditioning: [400, 300],
 };

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
+from comfy_execution import graph as host_graph
 from comfy_execution.graph import get_input_info
 from comfy_execution.graph_utils import is_link
 
 from ...picture_grid import columns_for
 from .sweep import sweep
 
-host = import_module("nodes")  # ComfyUI's; a type checker would take it for the folder of this pack
+host = host_graph.nodes  # ComfyUI's module "nodes"; a type checker takes that name for the folder of this pack
 
 SHEET = "UniFusionLabelledSheet"
 
