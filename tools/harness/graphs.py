@@ -185,6 +185,7 @@ def board(*rows: tuple[str, str, float], **more) -> Node:
             "labels": "none",
             **{f"images.image{number}": (key, 0) for number, (key, *_) in enumerate(rows)},
             "board": json.dumps(kept),
+            "job": "whole",
             **more,
         },
     )
