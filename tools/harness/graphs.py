@@ -679,11 +679,11 @@ REGIONS = Graph(
         "*Region*, led into *join* as well, counts everywhere.\n\n" + WORLD
     ],
     [
-        (300, [("load", 130), ("Masks", 120), ("note", 520)]),
+        (300, [("Masks", 120), ("load", 130)]),
         (400, [("left", 440), ("right", 440)]),
         (260, [("in_left", 220), ("in_right", 220)]),
         (300, [("Pool and draw", 260)]),
-        (400, [("save", 480)]),
+        (400, [("save", 480), ("note", 400)]),
     ],
     subgraphs={
         "Masks": Subgraph(["black", "white", "half", "other"]),
