@@ -146,7 +146,7 @@ class FakeCuda(TorchDispatchMode):
             name = frame.f_code.co_filename
             torch_own = f"{__file__}", "/torch/", "/einops/", "<frozen", "<string>", "contextlib.py"
             if not any(part in name for part in torch_own):
-                ours = name.startswith(PACK)
+                ours = name.startswith(PACK) and "/.host/" not in name and "/.nox/" not in name
                 root = PACK if ours else name.split("/comfy/")[0]
                 return f"{name.removeprefix(root).lstrip('/')}:{frame.f_code.co_name}", ours
             frame = frame.f_back
