@@ -19,8 +19,7 @@ import torch
 from PIL import Image
 
 from recipes.miniature.captions import caption
-from recipes.miniature.render import BACKGROUND_RGB, COLOR_RGB, DIAMETER, placement, render
-from recipes.miniature.render import _inside as inside
+from recipes.miniature.render import BACKGROUND_RGB, COLOR_RGB, DIAMETER, inside, placement, render
 from recipes.miniature.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, Scene, Thing, is_held_out
 
 from .host import pack

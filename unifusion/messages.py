@@ -130,6 +130,12 @@ def remove_control_tokens(text: str, tokenizer) -> tuple[str, list[str]]:
     return "".join(kept), found
 
 
+def spelled_as_meant(text: str, tokenizer) -> str:
+    """A creator's text as this tokenizer takes it: the miniature's reads slips of the fingers as meant, others do not."""
+    spelled = getattr(tokenizer, "spelled", None)
+    return spelled(text) if spelled else text
+
+
 @lru_cache(maxsize=1)
 def _byte_values() -> dict[str, int]:
     return {char: value for value, char in bytes_to_unicode().items()}

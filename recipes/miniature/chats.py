@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unifusion.chat_templates import QWEN, QWEN_USER_ONLY
 from unifusion.hidden_states import TEMPLATE, image_role
-from unifusion.messages import IMAGE_PAD, Segment
+from unifusion.messages import IMAGE_PAD, Segment, spelled_as_meant
 from unifusion.messages import chat as write_chat
 from unifusion.miniature import IMAGE_TOKENS
 from unifusion.selection import selection_mask
@@ -77,7 +77,6 @@ class ChatTokenizer:
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
-        self.spelled = getattr(tokenizer, "spelled", str)  # as the nodes read a prompt
         self.pad, self.end, self.image_pad = tokenizer.convert_tokens_to_ids(["<|endoftext|>", END, IMAGE_PAD])
         self.ids = lru_cache(maxsize=65536)(lambda text: tuple(tokenizer(text)["input_ids"]) if text else ())
         self.opening = len(self.ids(QWEN.opener))
@@ -86,7 +85,7 @@ class ChatTokenizer:
         """What is said, each piece with its role; a given answer is ended."""
         written = write_chat(
             chat.system,
-            self.spelled(chat.instruction),
+            spelled_as_meant(chat.instruction, self.tokenizer),
             [len(views) for views in chat.pictures],
             chat.labels,
             chat.answer or "",

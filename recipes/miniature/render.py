@@ -34,7 +34,7 @@ JITTER = 2  # pixels at 128x128: 42-pixel cells keep a large thing inside its ce
 SUPERSAMPLING = 8
 
 
-def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Whether points are inside ``shape``; x right and y down, both in -1..1."""
     radius = np.hypot(x, y)
     if shape == "circle":
@@ -84,7 +84,7 @@ def sprite(shape: str, color: str, size: str, texture: str, picture_size: int = 
     side = (2 * half + 1) * SUPERSAMPLING
     axis = (np.arange(side) + 0.5) / SUPERSAMPLING - half - 0.5
     x, y = np.meshgrid(axis, axis)
-    alpha = _inside(shape, x / radius, y / radius).astype(np.float32)[..., None]
+    alpha = inside(shape, x / radius, y / radius).astype(np.float32)[..., None]
     paint = _texture_rgb(texture, color, x / scale, y / scale) * alpha
     shrink = lambda a: a.reshape(2 * half + 1, SUPERSAMPLING, 2 * half + 1, SUPERSAMPLING, -1).mean((1, 3))
     return shrink(paint), shrink(alpha)

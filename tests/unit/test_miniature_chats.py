@@ -10,7 +10,7 @@ from recipes.miniature.scene import sample_scene
 from recipes.miniature.vocabulary import load_tokenizer
 from recipes.miniature.wordings import user_prompt
 from unifusion.chat_templates import QWEN, QWEN_USER_ONLY
-from unifusion.messages import chat, tokenize
+from unifusion.messages import chat, spelled_as_meant, tokenize
 from unifusion.miniature import IMAGE_TOKENS, VLM_FOLDER
 from unifusion.selection import SELECTIONS, selection_mask
 from unifusion.system_prompts import MINIATURE_SYSTEM
@@ -43,7 +43,7 @@ def as_the_nodes_read(said: Chat, words) -> tuple[list[int], list[int], int]:
     """(ids with views expanded, roles, first token of the assistant's turn) of the whole text, tokenised at once."""
     segments = chat(
         said.system,
-        words.spelled(said.instruction),
+        spelled_as_meant(said.instruction, words.tokenizer),
         [len(views) for views in said.pictures],
         said.labels,
         said.answer or "",

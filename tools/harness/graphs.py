@@ -762,6 +762,39 @@ def about(*files: dict, size: str, licence: str, advice: str) -> str:
     )
 
 
+def written_and_drawn(name: str, files, *, kind: str, latent: str, rewrite: Node, note: str) -> Graph:
+    """VERIFI to picture on a model without pooling: its loaders, the rewrite, and the rest as one node.
+
+    Args:
+        name: the template's number and the model's name.
+        files: of the MODEL, the CLIP and the VAE.
+        kind: type of the CLIP.
+        latent: node that makes an empty latent.
+    """
+    title = name.split(" ", 1)[1]
+    return Graph(
+        f"{name} with VERIFI",
+        {
+            **loaders(*files[:2], kind, files[2]),
+            "rewrite": rewrite,
+            "latent": Node(latent, {"width": 1024, "height": 1024, "batch_size": 1}),
+            "pool": pool("rewrite", ("unet", 0)),
+            "draw": sampler("pool", preset=title),
+            "decode": decode("draw", ("vae", 0)),
+            "save": save("decode", title),
+        },
+        [note],
+        [
+            (360, [("unet", 120), ("clip", 140), ("vae", 100), ("note", 560)]),
+            (460, [("rewrite", 800)]),
+            (300, [("Draw", 260)]),
+            (600, [("save", 700)]),
+        ],
+        subgraphs={"Draw": drawing_subgraph(last="decode")},
+        runs=False,
+    )
+
+
 KLEIN_FILES = (
     from_template(
         "diffusion_models", "flux2-klein/resolve/main/split_files/diffusion_models/flux-2-klein-4b.safetensors"
@@ -769,36 +802,21 @@ KLEIN_FILES = (
     from_template("text_encoders", "flux2-klein/resolve/main/split_files/text_encoders/qwen_3_4b.safetensors"),
     from_template("vae", "flux2-dev/resolve/main/split_files/vae/flux2-vae.safetensors"),
 )
-KLEIN = Graph(
-    "12 FLUX.2 klein with VERIFI",
-    {
-        **loaders(*KLEIN_FILES[:2], "flux2", KLEIN_FILES[2]),
-        "rewrite": verifi("a hedgehog in a tiny party hat, flash photo", ("clip", 0), selection=AGAIN),
-        "latent": Node("EmptyFlux2LatentImage", {"width": 1024, "height": 1024, "batch_size": 1}),
-        "pool": pool("rewrite", ("unet", 0)),
-        "draw": sampler("pool", preset="FLUX.2 klein"),
-        "decode": decode("draw", ("vae", 0)),
-        "save": save("decode", "FLUX.2 klein"),
-    },
-    [
-        about(
-            *KLEIN_FILES,
-            size="model and encoder have 4 billion parameters each, about 8 GB a file in bf16; ComfyUI loads one after the "
-            "other.",
-            licence="4B: Apache 2.0; 9B: FLUX non-commercial.",
-            advice="a few words; Qwen3-4B, which is loaded anyway, writes them out in your language. The text is then read "
-            "as a prompt, which is nearest to the model's training; another `selection` takes the states of the pass that "
-            "wrote.",
-        )
-    ],
-    [
-        (360, [("unet", 120), ("clip", 140), ("vae", 100), ("note", 560)]),
-        (460, [("rewrite", 800)]),
-        (300, [("Draw", 260)]),
-        (600, [("save", 700)]),
-    ],
-    subgraphs={"Draw": drawing_subgraph(last="decode")},
-    runs=False,
+KLEIN = written_and_drawn(
+    "12 FLUX.2 klein",
+    KLEIN_FILES,
+    kind="flux2",
+    latent="EmptyFlux2LatentImage",
+    rewrite=verifi("a hedgehog in a tiny party hat, flash photo", ("clip", 0), selection=AGAIN),
+    note=about(
+        *KLEIN_FILES,
+        size="model and encoder have 4 billion parameters each, about 8 GB a file in bf16; ComfyUI loads one after the "
+        "other.",
+        licence="4B: Apache 2.0; 9B: FLUX non-commercial.",
+        advice="a few words; Qwen3-4B, which is loaded anyway, writes them out in your language. The text is then read "
+        "as a prompt, which is nearest to the model's training; another `selection` takes the states of the pass that "
+        "wrote.",
+    ),
 )
 
 Z_IMAGE_FILES = (
@@ -808,36 +826,19 @@ Z_IMAGE_FILES = (
     from_template("text_encoders", "z_image_turbo/resolve/main/split_files/text_encoders/qwen_3_4b.safetensors"),
     from_template("vae", "z_image_turbo/resolve/main/split_files/vae/ae.safetensors"),
 )
-Z_IMAGE = Graph(
-    "13 Z-Image Turbo with VERIFI",
-    {
-        **loaders(*Z_IMAGE_FILES[:2], "lumina2", Z_IMAGE_FILES[2]),
-        "rewrite": verifi(
-            'a night market in the rain, a sign that says "猫"', ("clip", 0), selection=AGAIN, max_length=512
-        ),
-        "latent": Node("EmptySD3LatentImage", {"width": 1024, "height": 1024, "batch_size": 1}),
-        "pool": pool("rewrite", ("unet", 0)),
-        "draw": sampler("pool", preset="Z-Image Turbo"),
-        "decode": decode("draw", ("vae", 0)),
-        "save": save("decode", "Z-Image Turbo"),
-    },
-    [
-        about(
-            *Z_IMAGE_FILES,
-            size="20.8 GB of files; model and encoder are loaded one after the other.",
-            licence="Apache 2.0.",
-            advice="a few words in English or Chinese; Qwen3-4B, which is loaded anyway, writes out what a camera would see, "
-            "in your language. Words to be read stand in quotation marks.",
-        )
-    ],
-    [
-        (360, [("unet", 120), ("clip", 140), ("vae", 100), ("note", 560)]),
-        (460, [("rewrite", 800)]),
-        (300, [("Draw", 260)]),
-        (600, [("save", 700)]),
-    ],
-    subgraphs={"Draw": drawing_subgraph(last="decode")},
-    runs=False,
+Z_IMAGE = written_and_drawn(
+    "13 Z-Image Turbo",
+    Z_IMAGE_FILES,
+    kind="lumina2",
+    latent="EmptySD3LatentImage",
+    rewrite=verifi('a night market in the rain, a sign that says "猫"', ("clip", 0), selection=AGAIN, max_length=512),
+    note=about(
+        *Z_IMAGE_FILES,
+        size="20.8 GB of files; model and encoder are loaded one after the other.",
+        licence="Apache 2.0.",
+        advice="a few words in English or Chinese; Qwen3-4B, which is loaded anyway, writes out what a camera would see, "
+        "in your language. Words to be read stand in quotation marks.",
+    ),
 )
 
 QWEN_EDIT_FILES = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ..hidden_states import HiddenStates
-from ..messages import remove_control_tokens
+from ..messages import remove_control_tokens, spelled_as_meant
 from ..profiles import PROFILES, Profile
 from ..quoting import quoted
 from ..references import checked_label
@@ -188,7 +188,7 @@ class ExampleMaker:
     def clean_text(self, text: str) -> str:
         """A text as the nodes read it: without control tokens, slips of the fingers read as meant where the VLM does."""
         clean = remove_control_tokens(text, self.tokenizer)[0].strip()
-        return self.tokenizer.spelled(clean) if hasattr(self.tokenizer, "spelled") else clean
+        return spelled_as_meant(clean, self.tokenizer)
 
     def _clean(self, text: str, name: str, notes: Notes) -> str:
         if remove_control_tokens(text, self.tokenizer)[1]:

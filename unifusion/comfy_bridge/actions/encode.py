@@ -10,7 +10,7 @@ import torch
 from ...conditions import dropped_tokens, encode_segments, selected_tokens, words_of_prompt
 from ...hidden_states import HiddenStates, image_role
 from ...jobs import with_jobs
-from ...messages import remove_control_tokens
+from ...messages import remove_control_tokens, spelled_as_meant
 from ...profiles import PROFILES, WIDTH_MAJOR, Profile, parse_taps, taps_for
 from ...prompt_weights import parse_weights, plain_text
 from ...quoting import quoted
@@ -56,9 +56,7 @@ def read_prompt(prompt: str, tokenizer) -> tuple[list[tuple[str, float]], list[s
         ValueError: if taking the weights out would leave a control token.
     """
     clean, removed = remove_control_tokens(prompt, tokenizer)
-    spelled = getattr(tokenizer, "spelled", None)  # the miniature's: slips of the fingers are read as meant
-    clean = spelled(clean) if spelled else clean
-    pieces = parse_weights(clean)
+    pieces = parse_weights(spelled_as_meant(clean, tokenizer))
     if hidden := remove_control_tokens(plain_text(pieces), tokenizer)[1]:
         raise ValueError(f"Without its weights the text would contain the control token '{hidden[0]}'. Remove it.")
     return pieces, removed

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 
 from ...chat_templates import QWEN, Template
-from ...conditions import label_texts
-from ...hidden_states import GENERATED, IMAGE, HiddenStates, make_hidden_states, take
+from ...conditions import label_texts, selected_tokens
+from ...hidden_states import GENERATED, IMAGE, HiddenStates, make_hidden_states
 from ...json_caption import checked, values
 from ...letters import script_of
 from ...limits import check_tokens
@@ -408,7 +408,7 @@ def run_variations(
             everything, opener = (
                 (written.hidden, written.opener) if written is not None else read_given(reading, request, answer)
             )
-            selected = take(everything, selection_mask(everything.roles, chosen, opener))
+            selected = selected_tokens(everything, chosen, opener)
         report = [
             *foreign_word_lines(vlm, prompt),
             f"VERIFI: {count_words(request.prompt)} words in, {count_words(text)} words out",
