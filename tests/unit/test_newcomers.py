@@ -286,3 +286,10 @@ def test_a_book_of_unknown_words_costs_no_time(extended):
     started = time.process_time()
     as_meant(book, extended)
     assert time.process_time() - started < 5
+
+
+def test_the_shipped_lists_of_words_are_the_recipes():
+    shipped = json.loads((VLM_FOLDER / "tokenizer_config.json").read_text(encoding="utf-8"))
+    for name, words in word_lists().items():
+        assert shipped[name] == words, f"python -c: recipes.miniature.vocabulary.write_word_lists renews {name}"
+    assert not slips("a short list of things to read, please") and as_meant("a gren haert") == "a green heart"

@@ -68,7 +68,8 @@ def foreign_word_lines(vlm: VLM, prompt: str) -> list[str]:
     folder = vlm.tokenizer.name_or_path
     words = unknown_words(prompt, folder)
     meant = [f"'{word}' as '{other}'" for word, other in slips(prompt, folder).items()]
-    read = [f"Read {', '.join(meant[:_MOST_SHOWN])}{', ...' if len(meant) > _MOST_SHOWN else ''}."] if meant else []
+    more = f" and {len(meant) - _MOST_SHOWN} more words" if len(meant) > _MOST_SHOWN else ""
+    read = [f"Read {', '.join(meant[:_MOST_SHOWN])}{more}."] if meant else []
     if not words:
         return read
     line = f"This model draws coloured shapes. Not known: {', '.join(words)}."
