@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Set
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .miniature import VLM_FOLDER
 
@@ -62,19 +62,33 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+class _WordLists(NamedTuple):
+    """Words in normal form.  A slip stands for one of the first two lists; those of the last two are no slips."""
+
+    content: Set[str] = frozenset()  # what can be drawn or changed
+    passed: Set[str] = frozenset()  # name nothing to draw
+    common: Set[str] = frozenset()  # neither, in any text
+    others: Set[str] = frozenset()  # name what cannot be drawn
+
+    @property
+    def silent(self) -> Set[str]:
+        """Words of which nothing is said."""
+        return self.content | self.passed | self.common
+
+
 @lru_cache(maxsize=4)
-def _word_lists(folder: str) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-    """(words of the drawn world, words that name nothing to draw, words that are no slip of a known one)."""
+def _word_lists(folder: str) -> _WordLists:
     values = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8"))
-    lists = [values.get(name) for name in ("world_words", "content_words", "passed_words", "other_words")]
-    world, content, passed, others = (
+    names = ("world_words", "content_words", "passed_words", "common_words", "other_words")
+    lists = [values.get(name) for name in names]
+    world, content, passed, common, others = (
         frozenset(normal_form(str(word)) for word in words) if isinstance(words, list) else frozenset()
         for words in lists
     )
     if not world:
-        return frozenset(), frozenset(), frozenset()
+        return _WordLists()
     content = content or world
-    return content, (world | passed) - content, others
+    return _WordLists(content, (world | passed) - content - common, common, others)
 
 
 def _slips(word: str, other: str, most: int) -> int | None:
@@ -128,8 +142,8 @@ def slip_among(word: str, content: Set[str], passed: Set[str]) -> str | None:
 @lru_cache(maxsize=4096)
 def _slip_of(word: str, folder: str) -> str | None:
     """The known word that an unknown one in normal form stands for."""
-    content, passed, others = _word_lists(folder)
-    return None if word in content or word in passed or word in others else slip_among(word, content, passed)
+    lists = _word_lists(folder)
+    return None if any(word in known for known in lists) else slip_among(word, lists.content, lists.passed)
 
 
 def slips(text: str, folder: str | Path = VLM_FOLDER) -> dict[str, str]:
@@ -137,8 +151,7 @@ def slips(text: str, folder: str | Path = VLM_FOLDER) -> dict[str, str]:
 
     At most ``MOST_SLIPS`` unknown words are looked at, so that a book costs no time.
     """
-    content, passed, others = _word_lists(str(folder))
-    known = content | passed | others
+    known = frozenset().union(*_word_lists(str(folder)))
     unsure = [word for word in dict.fromkeys(_WORD.findall(text)) if normal_form(word) not in known]
     meant = {word: _slip_of(normal_form(word), str(folder)) for word in unsure[:MOST_SLIPS]}
     return {word: other for word, other in meant.items() if other is not None}
@@ -167,10 +180,10 @@ def unknown_words(text: str, folder: str | Path = VLM_FOLDER) -> list[str]:
     Neither words that name nothing to draw nor likely typing errors of known words are among them.  ``folder`` holds
     the tokenizer's files.
     """
-    content, passed, _ = _word_lists(str(folder))
-    if not content:  # a folder that does not say what its world is
+    lists = _word_lists(str(folder))
+    if not lists.content:  # a folder that does not say what its world is
         return []
-    known, found = content | passed, []
+    known, found = lists.silent, []
     for word in words_of(text):
         plain = normal_form(word)
         if _EAST.search(plain):
@@ -182,7 +195,7 @@ def unknown_words(text: str, folder: str | Path = VLM_FOLDER) -> list[str]:
 
 def knows_any(text: str, folder: str | Path = VLM_FOLDER) -> bool:
     """Whether a text holds a word of what the miniature draws: a shape, colour, size, texture, place or change."""
-    content, _, _ = _word_lists(str(folder))
+    content = _word_lists(str(folder)).content
     plain = normal_form(text)
     return any(
         (bool(_EAST.search(word)) and any(known in word for known in content))

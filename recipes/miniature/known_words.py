@@ -189,14 +189,18 @@ def _nearest(words) -> dict[str, str]:
 
 
 def word_lists() -> dict[str, list[str]]:
-    """``content_words`` name what can be drawn or changed, ``passed_words`` nothing, ``other_words`` other things."""
+    """Words of the tokenizer's configuration, by what the nodes make of them.
+
+    ``content_words`` name what can be drawn or changed, ``passed_words`` nothing, ``other_words`` other things.
+    ``common_words`` name nothing either, but no slip of the fingers stands for them.
+    """
     content, passed, others = _hand_made_lists()
     near = _nearest(ENGLISH_LOOK_ALIKES.read_text(encoding="utf-8").split())
     others |= {word for word, meant in near.items() if meant in content}
-    passed |= {word for word, meant in near.items() if meant not in content}
     return {
         "content_words": sorted(content),
         "passed_words": sorted(passed),
+        "common_words": sorted(word for word, meant in near.items() if meant not in content),
         "other_words": sorted(others),
     }
 

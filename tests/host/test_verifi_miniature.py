@@ -73,6 +73,14 @@ def test_the_written_text_given_as_edited_text_gives_the_same_states(rewrite, im
     assert ((edited.states - states.states).abs() / scale).max() < 1e-3
 
 
+def test_a_given_text_is_shown_as_typed_and_read_as_meant(rewrite):
+    typed, meant = "a gren (cirlce:1.2) in the window", "a green (circle:1.2) in the window"
+    made, right = (rewrite("a red circle", edited=text) for text in (typed, meant))
+    assert made.text == "a gren cirlce in the window"
+    assert torch.equal(made[0].states, right[0].states)
+    assert "Read 'gren' as 'green', 'cirlce' as 'circle'." in made.report
+
+
 def test_the_text_equals_stock_text_generation(rewrite, clip):
     from unifusion.system_prompts import MINIATURE_SYSTEM as VERIFI_SYSTEM
 

@@ -175,9 +175,7 @@ def test_a_text_with_nothing_known_is_told_apart(extended):
 
 def test_a_tokenizer_without_lists_of_words_still_names_words(tmp_path):
     config = json.loads((VLM_FOLDER / "tokenizer_config.json").read_text(encoding="utf-8"))
-    bare = {
-        name: value for name, value in config.items() if name not in ("content_words", "passed_words", "other_words")
-    }
+    bare = {name: value for name, value in config.items() if name not in word_lists()}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(bare))
     assert unknown_words("a red zebra", tmp_path) == ["zebra"]
     shutil.copy(VLM_FOLDER / "tokenizer_config.json", tmp_path)
@@ -255,6 +253,7 @@ def test_a_grown_model_reads_new_words_as_what_they_mean_and_old_texts_as_before
         ("THREE STIRPED RINGS", "THREE striped RINGS"),
         ("a short tree in bad weather, read the file", "a short tree in bad weather, read the file"),
         ("a cat and a boat", "a cat and a boat"),
+        ("the window was hacked, actuarial tables", "the window was hacked, actuarial tables"),
         ("赤い円", "赤い円"),
         ("x" * 5000, "x" * 5000),
     ],
@@ -292,4 +291,7 @@ def test_the_shipped_lists_of_words_are_the_recipes():
     shipped = json.loads((VLM_FOLDER / "tokenizer_config.json").read_text(encoding="utf-8"))
     for name, words in word_lists().items():
         assert shipped[name] == words, f"python -c: recipes.miniature.vocabulary.write_word_lists renews {name}"
+    for word in shipped["common_words"]:  # no target of a slip
+        for typed in (word + "q", word[:-1] + "q", word[:-1]):
+            assert slips(typed).get(typed) != word, typed
     assert not slips("a short list of things to read, please") and as_meant("a gren haert") == "a green heart"

@@ -62,6 +62,11 @@ def read_prompt(prompt: str, tokenizer) -> tuple[list[tuple[str, float]], list[s
     return pieces, removed
 
 
+def typed_text(text: str, tokenizer) -> str:
+    """A creator's text without weights and control tokens, every word as it was typed."""
+    return plain_text(parse_weights(remove_control_tokens(text, tokenizer)[0]))
+
+
 def as_asked(hidden: HiddenStates, references: Sequence[PreparedReference]) -> HiddenStates:
     """Every picture's tokens do the job of their reference, in the part of the schedule in which it counts."""
     spans = hidden.spans.clone()

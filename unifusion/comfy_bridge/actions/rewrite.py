@@ -43,6 +43,7 @@ from .encode import (
     encode_selected,
     gather,
     read_prompt,
+    typed_text,
 )
 from .reports import budget_lines, foreign_word_lines, kept_line, picture_lines, syntax_lines, weight_lines
 
@@ -399,7 +400,7 @@ def run_variations(
         ends.append("All variations say the same: a higher temperature, a lower min_p or a vaguer prompt parts them.")
     made = []
     for answer, written, about in answers:
-        text = plain_text(answer)
+        text = typed_text(edited_text, vlm.tokenizer) if has_text else plain_text(answer)
         if chosen == ENCODE_AGAIN:
             again = known.system_for(text, bool(request.pictures))
             everything, selected = encode_selected(as_encoded, again, answer)
@@ -410,7 +411,7 @@ def run_variations(
             )
             selected = selected_tokens(everything, chosen, opener)
         report = [
-            *foreign_word_lines(vlm, prompt),
+            *foreign_word_lines(vlm, f"{prompt}\n{edited_text}"),
             f"VERIFI: {count_words(request.prompt)} words in, {count_words(text)} words out",
             *about,
             *budget_lines(everything, selected, chosen, known, precision),
