@@ -163,7 +163,7 @@ def as_meant(text: str, folder: str | Path = VLM_FOLDER) -> str:
     return _WORD.sub(lambda word: found.get(word[0], word[0]), text) if found else text
 
 
-def _unknown_run(run: str, known: frozenset[str]) -> list[str]:
+def _unknown_run(run: str, known: Set[str]) -> list[str]:
     """What a run of Chinese or Japanese text holds beside known words; hiragana between them is grammar."""
     longest = max(map(len, known), default=0)
     rest, at = "", 0
