@@ -11,11 +11,11 @@ import numpy as np
 from recipes.miniature.captions import RELATIONS, PromptSpec, Stated, keeps_attributes
 from recipes.miniature.newcomer_edits import newcomer_edit
 from recipes.miniature.newcomers import AREAS, newcomer_prompt
-from recipes.miniature.scene import COLORS, POSITIONS, SHAPES, SIZES, TEXTURES, Scene, Thing
+from recipes.miniature.scene import PAINTS, POSITIONS, SHAPES, SIZES, TEXTURES, Scene, Thing
 from recipes.miniature.wordings import exact_spec
 
 HERE = Path(__file__).parent
-FIELDS = {"shape": SHAPES, "color": COLORS, "size": SIZES, "texture": TEXTURES}
+FIELDS = {"shape": SHAPES, "color": PAINTS, "size": SIZES, "texture": TEXTURES}
 
 
 @dataclass(frozen=True)

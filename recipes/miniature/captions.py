@@ -13,12 +13,12 @@ import re
 from dataclasses import dataclass
 from itertools import permutations
 
-from .scene import BACKGROUNDS, COLORS, POSITIONS, SHAPES, SIZES, TEXTURES, Scene, Thing
+from .scene import BACKGROUNDS, PAINTS, POSITIONS, SHAPES, SIZES, TEXTURES, Scene, Thing
 
 CAPTION_SYSTEM = "Describe the picture."
 
 _THING = re.compile(
-    rf"an? ({'|'.join(SIZES)}) ({'|'.join(COLORS)}) ({'|'.join(TEXTURES)}) ({'|'.join(SHAPES)}) "
+    rf"an? ({'|'.join(SIZES)}) ({'|'.join(PAINTS)}) ({'|'.join(TEXTURES)}) ({'|'.join(SHAPES)}) "
     rf"at the ({'|'.join(sorted(POSITIONS, key=len, reverse=True))})"
 )
 _CAPTION = re.compile(rf"on a ({'|'.join(BACKGROUNDS)}) background: (.+)\.")

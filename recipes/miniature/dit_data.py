@@ -19,6 +19,8 @@ from . import scene as world
 from .captions import caption
 from .chats import CONDITIONS, Chat
 from .frozen_vlm import FrozenVLM
+from .newcomer_edits import newcomer_edit
+from .newcomers import MOST_THINGS
 from .render import foreground, render, sample_jitter
 from .scene import Scene
 from .vae_model import StillVAE
@@ -26,8 +28,10 @@ from .vlm_tasks import EDIT_SHARES
 from .wordings import caption_request, edit_instruction, user_prompt
 
 WITH_INSTRUCTION = "images and prompt"  # what conditions where the raw prompt is shown
+NEUTRAL = 0.12  # share of white and black things
+MANY = 0.2  # share of captions with four or five things
 PATCH = 16  # pixels of a DiT token: f8 latents in patches of 2
-ATTRIBUTES = (world.SHAPES, world.COLORS, world.SIZES, world.TEXTURES)
+ATTRIBUTES = (world.SHAPES, world.PAINTS, world.SIZES, world.TEXTURES)
 TOKEN_CLASSES = tuple(len(values) + 1 for values in ATTRIBUTES) + (len(world.BACKGROUNDS),)
 """Classes of the heads of :class:`unifusion.training.objective.FlowMatching`: each attribute of the thing in a
 patch, the last class for none, and the background."""
@@ -71,8 +75,11 @@ class Example:
 
 def draw_example(rng: np.random.Generator, task: str) -> Example:
     """A random training example of a task of :class:`Mix`."""
-    scene = world.sample_scene(rng)
+    count = int(rng.integers(4, MOST_THINGS + 1)) if task == "caption" and rng.random() < MANY else None
+    scene = world.with_neutral_things(rng, world.sample_scene(rng, count=count), NEUTRAL)
     jitter = sample_jitter(rng)
+    if count:
+        return Example(Chat(caption(scene), answer=caption(scene)), scene, jitter)
     if task == "caption":
         return Example(Chat(user_prompt(scene, rng)[0], answer=caption(scene)), scene, jitter)
     if task == "prompt":
@@ -80,6 +87,8 @@ def draw_example(rng: np.random.Generator, task: str) -> Example:
         return Example(Chat(user_prompt(scene, rng, detail=detail)[0]), scene, jitter, instruction=True)
     if task == "empty":
         return Example(Chat(""), scene, jitter)
+    if task == "edit" and rng.random() < 0.5:
+        return _newcomers_edit(rng, jitter)
     picture = render(scene, jitter=jitter)
     if task == "reconstruct":
         if rng.random() < 0.5:
@@ -94,6 +103,15 @@ def draw_example(rng: np.random.Generator, task: str) -> Example:
     edit = world.sample_edit(rng, scene, str(rng.choice(kinds, p=share / share.sum())))
     result = edit.apply(scene)
     return Example(Chat(edit_instruction(scene, edit, rng), [[picture]], caption(result)), result, jitter)
+
+
+def _newcomers_edit(rng: np.random.Generator, jitter: np.ndarray) -> Example:
+    """Also size, texture, swap, "all"; the picture's tokens leave room for the caption of three things."""
+    while True:
+        change = newcomer_edit(rng)
+        if len(change.after.things) <= world.MAX_THINGS:
+            picture = render(change.before, jitter=jitter)
+            return Example(Chat(change.text, [[picture]], caption(change.after)), change.after, jitter)
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ from .vae_train import to_pictures
 from .wordings import edit_instruction, user_prompt
 
 DIT = DiTConfig(features=256, heads=2, kvheads=1, layers=6, txtdim=240, txtlayers=4)
-CONDITION_TOKENS = 52  # 16 of a picture and 35 of the longest caption; raw prompts stay below 44
+CONDITION_TOKENS = 58  # the caption of five things; 16 of a picture and 35 of a caption; raw prompts stay below 44
 REFINE_RATE = 0.3  # of the learning rates of a training from nothing
 ATTRIBUTES = ("color", "shape", "size", "texture")
 
@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--until", type=int, default=None, help="stop after this step of the run")
     parser.add_argument("--batch", type=int, default=DiTRun.batch, help="conditions in a step of one process")
     parser.add_argument("--levels", type=int, default=4, help="noise levels of each condition")
+    parser.add_argument("--level-mean", type=float, default=0.6, help="of the logit of noise levels; lower: finer")
     parser.add_argument("--score-every", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of one process")
@@ -185,7 +186,7 @@ def main() -> None:
         lr=rate * 4e-3,
         pooling_lr=rate * 1e-3,
         warmup=40,
-        level_mean=0.6,
+        level_mean=arguments.level_mean,
         keep_every=100,
         score_every=arguments.score_every,
         seed=arguments.seed,

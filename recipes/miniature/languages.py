@@ -47,6 +47,8 @@ EN_COLORS = {
     "blue": "blue blue cobalt sapphire azure bluish",
     "purple": "purple purple violet lilac lavender mauve",
     "pink": "pink pink rose magenta fuchsia rosy",
+    "white": "white",
+    "black": "black",
 }
 EN_SIZES = {
     "large": "large big huge giant enormous massive gigantic great",
@@ -108,6 +110,8 @@ DE_COLORS = {
     "blue": "blau blau",
     "purple": "lila= violett",
     "pink": "rosa= pink=",
+    "white": "weiß",
+    "black": "schwarz",
 }
 DE_SIZES = {"large": "groß riesig", "small": "klein winzig"}
 DE_TEXTURES = {
@@ -156,6 +160,8 @@ FR_COLORS = {
     "blue": "bleu/bleue/bleus/bleues",
     "purple": "violet/violette/violets/violettes mauve/mauve/mauves/mauves",
     "pink": "rose/rose/roses/roses",
+    "white": "blanc/blanche/blancs/blanches",
+    "black": "noir/noire/noirs/noires",
 }
 FR_SIZES = {
     "large": "grand/grande/grands/grandes gros/grosse/gros/grosses énorme/énorme/énormes/énormes",
@@ -209,6 +215,8 @@ ES_COLORS = {
     "blue": "azul/azul/azules/azules",
     "purple": "morado/morada/morados/moradas violeta/violeta/violetas/violetas púrpura/púrpura/púrpuras/púrpuras",
     "pink": "rosa/rosa/rosas/rosas rosado/rosada/rosados/rosadas",
+    "white": "blanco/blanca/blancos/blancas",
+    "black": "negro/negra/negros/negras",
 }
 ES_SIZES = {
     "large": "grande/grande/grandes/grandes enorme/enorme/enormes/enormes",
@@ -270,6 +278,8 @@ JA_COLORS = {
     "blue": "青い 青い 青 青色の",
     "purple": "紫の 紫色の 紫",
     "pink": "ピンクの ピンク色の ピンク",
+    "white": "白い 白",
+    "black": "黒い 黒",
 }
 JA_SIZES = {"large": "大きな 大きい 巨大な", "small": "小さな 小さい ちいさな"}
 JA_TEXTURES = {
@@ -315,6 +325,8 @@ ZH_COLORS = {
     "blue": "蓝色 蓝色的 蓝",
     "purple": "紫色 紫色的 紫",
     "pink": "粉色 粉红色 粉色的",
+    "white": "白色 白色的 白",
+    "black": "黑色 黑色的 黑",
 }
 ZH_SIZES = {"large": "大 大的 巨大的 很大的", "small": "小 小的 很小的"}
 ZH_TEXTURES = {

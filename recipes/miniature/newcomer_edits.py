@@ -5,8 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .languages import PHRASES, TABLES, Item, color_word, ground, pick, place
-from .newcomers import EAST, with_typos
-from .scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Edit, Scene, Thing, sample_scene, thing_is_held_out
+from .newcomers import EAST, NEUTRAL, paint, with_typos
+from .scene import (
+    BACKGROUNDS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Edit,
+    Scene,
+    Thing,
+    can_be_seen,
+    sample_scene,
+    thing_is_held_out,
+    with_neutral_things,
+)
 
 SHARES = {
     "recolour": 0.1,
@@ -467,7 +479,7 @@ def refer(key: str, scene: Scene, index: int, rng, article: str = "the") -> str:
 
 def _new_thing(rng, cell: int) -> Thing:
     while True:
-        thing = Thing(pick(rng, SHAPES), pick(rng, COLORS), pick(rng, SIZES), pick(rng, TEXTURES), cell)
+        thing = Thing(pick(rng, SHAPES), paint(rng), pick(rng, SIZES), pick(rng, TEXTURES), cell)
         if not thing_is_held_out(thing):
             return thing
 
@@ -492,16 +504,17 @@ def _with(scene: Scene, index: int, **changes) -> Scene:
 def _try(rng, key: str, kind: str) -> Change | None:  # noqa: C901, PLR0911, PLR0912
     tables, phrase = TEMPLATES[key], PHRASES[key]
     scene = sample_scene(rng, count=int(rng.choice((1, 2, 3, 4), p=(0.25, 0.35, 0.3, 0.1))))
+    scene = with_neutral_things(rng, scene, NEUTRAL)
     index = int(rng.integers(len(scene.things)))
     thing = scene.things[index]
     words, name, edit = {"t": refer(key, scene, index, rng)}, kind, None
     if kind == "recolour":
-        color = pick(rng, [c for c in COLORS if c != thing.color])
+        color = paint(rng)
         words |= {"c": color_word(key, color, rng), "o": color_word(key, thing.color, rng)}
         edit, after = Edit(kind, index, color), _with(scene, index, color=color)
     elif kind == "replace":
         shape = pick(rng, [s for s in SHAPES if s != thing.shape])
-        color = pick(rng, COLORS) if rng.random() < 0.4 else None
+        color = paint(rng) if rng.random() < 0.4 else None
         words["s"] = phrase(Item(shape, color), rng)
         edit = Edit(kind, index, (shape, color) if color else shape)
         after = edit.apply(scene)
@@ -558,7 +571,7 @@ def _try(rng, key: str, kind: str) -> Change | None:  # noqa: C901, PLR0911, PLR
             return None
         way = rng.random()
         if way < 0.35:
-            color = pick(rng, COLORS)
+            color = paint(rng)
             name, changes = "all color", {"color": color}
             words["c"] = color_word(key, color, rng)
         elif way < 0.5:
@@ -568,7 +581,7 @@ def _try(rng, key: str, kind: str) -> Change | None:  # noqa: C901, PLR0911, PLR
             texture = pick(rng, TEXTURES)
             name, changes = f"all {texture}", {"texture": texture}
         else:  # all circles
-            color = pick(rng, COLORS)
+            color = paint(rng)
             name, changes = "all of", {"color": color}
             others = list(scene.things)
             others[(index + 1) % len(others)] = replace(others[(index + 1) % len(others)], shape=thing.shape)
@@ -583,7 +596,7 @@ def _try(rng, key: str, kind: str) -> Change | None:  # noqa: C901, PLR0911, PLR
             return None
         after = Scene(scene.background, (thing,))
     held = any(thing_is_held_out(t) for t in (*scene.things, *after.things))
-    if after == scene or held:
+    if after == scene or held or not (can_be_seen(scene) and can_be_seen(after)):
         return None
     return Change(scene, after, pick(rng, tables[name]).format(**words), kind, key, edit)
 

@@ -10,10 +10,23 @@ from dataclasses import dataclass, field, replace
 
 from .captions import PromptSpec, Stated
 from .languages import ANY, EN_NOUNS, NUMBERS, PHRASES, TABLES, Item, area, color_word, ground, pick, place
-from .scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Scene, Thing, thing_is_held_out
+from .scene import (
+    BACKGROUNDS,
+    COLORS,
+    NEUTRALS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    UNSEEN,
+    Scene,
+    Thing,
+    can_be_seen,
+    thing_is_held_out,
+)
 from .words_around import LETTERS, NEGATIONS, RELATION_WORDS, THINGS_OF_THE_WORLD, WRAPPERS
 
 MOST_THINGS = 5
+NEUTRAL = 0.15  # share of white and black among the colours that are said
 LAYOUTS = {1: (4,), 2: (3, 5), 3: (3, 4, 5), 4: (0, 2, 6, 8), 5: (0, 2, 4, 6, 8)}
 AREAS = {"top": (1, 0, 2), "bottom": (7, 6, 8), "left": (3, 0, 6), "right": (5, 2, 8), "corner": (0, 2, 6, 8)}
 RELATION_CELLS = {"above": (1, 7), "below": (7, 1), "left of": (3, 5), "right of": (5, 3), "next to": (3, 4)}
@@ -101,7 +114,7 @@ def cells_of(wish: Wish) -> list[int]:
 
 def _biased(rng, values, first: float):
     """The first value with probability ``first``, another one else."""
-    return values[0] if rng.random() < first else values[1 + int(rng.integers(len(values) - 1))]
+    return values[0] if len(values) == 1 or rng.random() < first else values[1 + int(rng.integers(len(values) - 1))]
 
 
 def realise(wish: Wish, rng, held_out: bool = False) -> Scene:
@@ -130,7 +143,18 @@ def realise(wish: Wish, rng, held_out: bool = False) -> Scene:
             raise ValueError("no such thing in this split")
         for _ in range(item.count):
             things.append(Thing(thing.shape, thing.color, thing.size, thing.texture, next(cells)))
-    return Scene(wish.background or _biased(rng, BACKGROUNDS, 0.6), tuple(things))
+    grounds = [b for b in BACKGROUNDS if not any((thing.color, b) in UNSEEN for thing in things)]
+    if not grounds:
+        raise ValueError("no background shows them all")
+    scene = Scene(wish.background or _biased(rng, grounds, 0.6), tuple(things))
+    if not can_be_seen(scene):
+        raise ValueError("a thing cannot be told from the background")
+    return scene
+
+
+def paint(rng) -> str:
+    """A colour that a newcomer says."""
+    return pick(rng, NEUTRALS if rng.random() < NEUTRAL else COLORS)
 
 
 def sample_item(rng, detail: float, count: int = 1, shape: float = 0.93) -> Item:
@@ -138,7 +162,7 @@ def sample_item(rng, detail: float, count: int = 1, shape: float = 0.93) -> Item
     say = lambda values, chance: values[int(rng.integers(len(values)))] if rng.random() < chance else None
     return Item(
         say(SHAPES, shape),
-        say(COLORS, 0.5 + 0.5 * detail),
+        paint(rng) if rng.random() < 0.5 + 0.5 * detail else None,
         say(SIZES, 0.6 * detail),
         say(TEXTURES, 0.6 * detail),
         count,
@@ -449,7 +473,7 @@ def _negation(key, rng):
     other = pick(rng, [shape for shape in SHAPES if shape not in shapes])
     kind = rng.random()
     if kind < 0.45:
-        no = Item(other, None if rng.random() < 0.6 else pick(rng, COLORS))
+        no = Item(other, None if rng.random() < 0.6 else paint(rng))
         words = PHRASES[key](no, rng, "no" if key not in EAST else "")
         bare = PHRASES[key](no, rng, "")
         several = PHRASES["en"](no, rng, "all")[4:] if key == "en" else bare
@@ -499,8 +523,8 @@ def _contradiction(key, rng):
     before = sample_item(rng, 0.3, shape=1.0)
     last = Part(sample_item(rng, float(rng.uniform(0.2, 0.7)), shape=1.0))
     if key == "en" and rng.random() < 0.25:  # two colours for one thing
-        last.item = Item(last.item.shape, pick(rng, COLORS))
-        text = f"a {pick(rng, COLORS)} {PHRASES[key](last.item, rng, '')}"
+        last.item = Item(last.item.shape, paint(rng))
+        text = f"a {paint(rng)} {PHRASES[key](last.item, rng, '')}"
         return Wish([last]), text
     words = [PHRASES[key](item, rng) for item in (before, last.item)]
     return Wish([last]), pick(rng, CORRECTIONS[key]).format(x=words[0], y=words[1])
@@ -514,7 +538,7 @@ def _unknown(key, rng):
     if kind < 0.35:
         return Wish([Part(Item())]), (article if rng.random() < 0.6 else "") + strange
     if kind < 0.55:
-        color = pick(rng, COLORS)
+        color = paint(rng)
         noun = PHRASES[key](Item(None, color), rng)
         for entry in ANY[key].split():
             for form in entry.split(":"):

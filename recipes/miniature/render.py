@@ -21,6 +21,8 @@ COLOR_RGB = {
     "blue": (40, 90, 255),
     "purple": (150, 50, 190),
     "pink": (255, 130, 195),
+    "white": (250, 250, 250),
+    "black": (8, 8, 8),
 }
 BACKGROUND_RGB = {
     "white": (245, 245, 245),
@@ -64,14 +66,14 @@ def _texture_rgb(texture: str, color: str, x: np.ndarray, y: np.ndarray) -> np.n
     """Paint at pixel offsets x, y from the centre, (..., 3) in 0..255.
 
     Periods of 8 pixels at 128x128.  Stripes are dark and dots nearly white, so the two differ in tone as well
-    as in form.
+    as in form; gray stripes on black and gray dots on white.
     """
     base = np.array(COLOR_RGB[color], dtype=np.float32)
     paint = np.broadcast_to(base, x.shape + (3,)).copy()
     if texture == "striped":
-        paint[(np.floor((y + 2) / 4) % 2) == 1] = base * 0.45
+        paint[(np.floor((y + 2) / 4) % 2) == 1] = base * 0.45 if color != "black" else 110
     elif texture == "dotted":
-        paint[np.hypot((x + 4) % 8 - 4, (y + 4) % 8 - 4) <= 2.3] = base * 0.15 + 255 * 0.85
+        paint[np.hypot((x + 4) % 8 - 4, (y + 4) % 8 - 4) <= 2.3] = base * 0.15 + 255 * 0.85 if color != "white" else 130
     return paint
 
 

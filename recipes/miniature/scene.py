@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent")
 COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+NEUTRALS = ("white", "black")
+PAINTS = COLORS + NEUTRALS  # of things; the first world has COLORS alone
 SIZES = ("large", "small")
 TEXTURES = ("solid", "striped", "dotted")
 BACKGROUNDS = ("white", "gray", "black", "beige", "navy")
@@ -25,6 +27,7 @@ POSITIONS = (
     "bottom right",
 )
 MAX_THINGS = 3
+UNSEEN = (("white", "white"), ("black", "black"), ("black", "navy"))  # (paint, background) nobody can tell apart
 EDIT_KINDS = ("recolour", "replace", "add", "remove", "move", "background")
 
 
@@ -106,8 +109,10 @@ def thing_is_held_out(thing: Thing) -> bool:
     """Whether training never shows this (shape, colour, texture).
 
     A Latin rule instead of a hash: each shape lacks exactly one colour per texture and each colour one shape
-    (24 of 192 combinations), so no single attribute is rarer than another.
+    (24 of 192 combinations), so no single attribute is rarer than another.  White and black things lack none.
     """
+    if thing.color in NEUTRALS:
+        return False
     index = SHAPES.index(thing.shape) + COLORS.index(thing.color) + 3 * TEXTURES.index(thing.texture)
     return index % len(COLORS) == 0
 
@@ -144,6 +149,21 @@ def sample_scene(rng, held_out: bool = False, count: int | None = None) -> Scene
         for i, cell in enumerate(cells)
     ]
     return Scene(BACKGROUNDS[rng.integers(len(BACKGROUNDS))], tuple(things))
+
+
+def can_be_seen(scene: Scene) -> bool:
+    """Whether every thing stands out from the background."""
+    return all((thing.color, scene.background) not in UNSEEN for thing in scene.things)
+
+
+def with_neutral_things(rng, scene: Scene, chance: float) -> Scene:
+    """The scene with each thing white or black with a ``chance``, where that can be seen."""
+    things = []
+    for thing in scene.things:
+        paints = [paint for paint in NEUTRALS if (paint, scene.background) not in UNSEEN]
+        neutral = rng.random() < chance and bool(paints)
+        things.append(replace(thing, color=paints[rng.integers(len(paints))]) if neutral else thing)
+    return Scene(scene.background, tuple(things))
 
 
 def sample_edit(rng, scene: Scene, kind: str | None = None, held_out: bool | None = False) -> Edit:

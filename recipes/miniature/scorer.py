@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 
 from .render import BACKGROUND_RGB, JITTER, sprite
-from .scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Scene, Thing
+from .scene import BACKGROUNDS, PAINTS, SHAPES, SIZES, TEXTURES, Scene, Thing
 
 WINDOW = 46  # pixels: a cell with room for a large thing at the largest jitter
 NOISE = 20.0  # distance from the background, in 0..255, that still counts as background
@@ -44,7 +44,7 @@ def _silhouettes() -> tuple[list[tuple[str, str, tuple[int, int]]], np.ndarray]:
 @cache
 def _paints(shape: str, size: str) -> np.ndarray:
     """(colours * textures, S, S, 3) premultiplied RGB of one shape and size."""
-    return np.stack([sprite(shape, color, size, texture)[0] for color in COLORS for texture in TEXTURES])
+    return np.stack([sprite(shape, color, size, texture)[0] for color in PAINTS for texture in TEXTURES])
 
 
 def _foreground(picture: np.ndarray, background: np.ndarray) -> np.ndarray:
@@ -80,7 +80,7 @@ def _read_thing(window: np.ndarray, soft: np.ndarray, background: np.ndarray, ce
         choice = int(errors.argmin())
         if errors[choice] < best_error:
             color, texture = divmod(choice, len(TEXTURES))
-            best, best_error = Thing(shape, COLORS[color], size, TEXTURES[texture], cell), errors[choice]
+            best, best_error = Thing(shape, PAINTS[color], size, TEXTURES[texture], cell), errors[choice]
     return best
 
 

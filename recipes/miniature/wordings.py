@@ -32,6 +32,8 @@ COLOR_WORDS = {
     "blue": ("blue",),
     "purple": ("purple", "violet"),
     "pink": ("pink", "rose"),
+    "white": ("white",),
+    "black": ("black",),
 }
 SIZE_WORDS = {"large": ("large", "big", "huge"), "small": ("small", "little", "tiny")}
 TEXTURE_WORDS = {"solid": ("solid", "plain"), "striped": ("striped", "stripy"), "dotted": ("dotted", "spotted")}
