@@ -6,6 +6,7 @@ each concept also tell the tokenizer which new words mean what an English one do
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -487,10 +488,7 @@ def phrase_fr(item: Item, rng, article: str = "a") -> str:
         "all": ("", "", "tous les", "toutes les"),
     }
     text = _romance(item, rng, article, "fr", articles)
-    for word in ("le ", "la ", "de "):
-        if word + "é" in text or word + "o" in text:
-            text = text.replace(word + "é", word[0] + "'é").replace(word + "o", word[0] + "'o")
-    return text
+    return re.sub(r"\b([ld])[ea] (?=[éo])", r"\1'", text)
 
 
 def phrase_es(item: Item, rng, article: str = "a") -> str:

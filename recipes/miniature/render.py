@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .scene import Scene, Thing
+from .scene import NEUTRALS, Scene, Thing
 
 COLOR_RGB = {
     "red": (220, 30, 30),
@@ -34,6 +34,7 @@ BACKGROUND_RGB = {
 DIAMETER = {"large": 38, "small": 24}  # pixels at 128x128
 JITTER = 2  # pixels at 128x128: 42-pixel cells keep a large thing inside its cell
 SUPERSAMPLING = 8
+NEUTRAL_MARKS = 75  # 0..255: apart from white, from black, and from the gray background
 
 
 def inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -66,14 +67,14 @@ def _texture_rgb(texture: str, color: str, x: np.ndarray, y: np.ndarray) -> np.n
     """Paint at pixel offsets x, y from the centre, (..., 3) in 0..255.
 
     Periods of 8 pixels at 128x128.  Stripes are dark and dots nearly white, so the two differ in tone as well
-    as in form; gray stripes on black and gray dots on white.
+    as in form; white has dark gray stripes and dots, black dark gray stripes.
     """
     base = np.array(COLOR_RGB[color], dtype=np.float32)
     paint = np.broadcast_to(base, x.shape + (3,)).copy()
     if texture == "striped":
-        paint[(np.floor((y + 2) / 4) % 2) == 1] = base * 0.45 if color != "black" else 110
+        paint[(np.floor((y + 2) / 4) % 2) == 1] = base * 0.45 if color not in NEUTRALS else NEUTRAL_MARKS
     elif texture == "dotted":
-        paint[np.hypot((x + 4) % 8 - 4, (y + 4) % 8 - 4) <= 2.3] = base * 0.15 + 255 * 0.85 if color != "white" else 130
+        paint[np.hypot((x + 4) % 8 - 4, (y + 4) % 8 - 4) <= 2.3] = base * 0.15 + 255 * 0.85 if color != "white" else NEUTRAL_MARKS
     return paint
 
 
