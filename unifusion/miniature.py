@@ -13,9 +13,13 @@ from typing import Any
 
 from .quoting import printable, quoted
 
-# The bundled weights; ComfyUI's stock loaders list them under the folder's name.
+# The bundled weights. A stock loader lists every file below the roots of its kind (``folder_paths.recursive_search``), so
+# each file that one may load has a root of its own; the name below it is what saved graphs have: unifusion_miniature/...
 MINIATURE = Path(__file__).resolve().parent / "weights" / "unifusion_miniature"
 VLM_FOLDER = MINIATURE / "vlm"
+ROOTS = {kind: MINIATURE / kind for kind in ("diffusion_models", "vae")}
+DIT_FILE = ROOTS["diffusion_models"] / MINIATURE.name / "dit.safetensors"
+VAE_FILE = ROOTS["vae"] / MINIATURE.name / "vae.safetensors"
 SIDE = 128  # pixels; the vision tower has learned pictures of this size only
 IMAGE_TOKENS = 16  # of one view of that size: patches of 16, merged 2x2
 
@@ -30,6 +34,12 @@ _TEXT_SIZES = (
     "head_dim",
     "max_position_embeddings",
 )
+
+
+def part_of(folder: str | Path, name: str) -> Path:
+    """Where ``dit.safetensors``, ``vae.safetensors`` or ``vlm/...`` of a model's folder lies: in it, but for the bundled one."""
+    bundled = {"dit.safetensors": DIT_FILE, "vae.safetensors": VAE_FILE}
+    return bundled[name] if Path(folder) == MINIATURE and name in bundled else Path(folder) / name
 
 
 @dataclass(frozen=True)

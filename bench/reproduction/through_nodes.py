@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from unifusion.miniature import MINIATURE
+from unifusion.miniature import MINIATURE, part_of
 
 from ..host import pack
 
@@ -27,7 +27,7 @@ def fingerprint(file: Path) -> str:
 
 def fingerprints(folder: Path, names: Sequence[str] = FILES) -> dict[str, str]:
     """Of weight files in a miniature's folder."""
-    return {name: fingerprint(folder / name) for name in names}
+    return {name: fingerprint(part_of(folder, name)) for name in names}
 
 
 class Condition(NamedTuple):

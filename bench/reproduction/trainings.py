@@ -22,6 +22,7 @@ from recipes.miniature.render import render
 from recipes.miniature.scorer import read_scene
 from recipes.miniature.vae_model import from_wan
 from unifusion.dit import DiTConfig, SingleStreamDiT
+from unifusion.miniature import part_of
 from unifusion.training.objective import Batch, FlowMatching, noise_levels
 from unifusion.training.trainer import Source, Trainer, TrainingSettings, generator_for, load_weights
 
@@ -62,7 +63,7 @@ class Trainings:
         self.work, self.steps, self.count = work, steps, count
         self.device = PartialState().device
         self.vlm = load_vlm(folder / "vlm", self.device)
-        self.vae = from_wan(load_file(folder / "vae.safetensors")).to(self.device)
+        self.vae = from_wan(load_file(part_of(folder, "vae.safetensors"))).to(self.device)
         self.examples = heldout_examples(count, 4711, "caption")
         self.from_text = Kept(MiniatureSource(self.vlm, self.vae, BATCH))
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from unifusion.dit import SingleStreamDiT
-from unifusion.miniature import MINIATURE
+from unifusion.miniature import MINIATURE, part_of
 from unifusion.training.trainer import load_weights
 
 from .dit_data import Example
@@ -106,8 +106,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     vlm = load_vlm(arguments.weights / "vlm")
-    vae = from_wan(load_file(arguments.weights / "vae.safetensors"))
-    dit = load_weights(SingleStreamDiT(DIT), arguments.weights / "dit.safetensors").eval()
+    vae = from_wan(load_file(part_of(arguments.weights, "vae.safetensors")))
+    dit = load_weights(SingleStreamDiT(DIT), part_of(arguments.weights, "dit.safetensors")).eval()
     for kind in arguments.only:
         with torch.autocast("cpu", torch.bfloat16):
             totals = score(dit, vlm, vae, kind, arguments.scenes, steps=arguments.steps, guidance=arguments.guidance)

@@ -9,10 +9,10 @@ from harness import browser
 from harness.graphs import BLUEPRINTS, GRAPHS, INSPECT, SAVED, TEXT
 from running_graphs import RUNNING, picture_of
 
-from unifusion.miniature import MINIATURE
+from unifusion.miniature import DIT_FILE
 
 PACK = Path(__file__).resolve().parents[2]
-TRAINED = (MINIATURE / "dit.safetensors").is_file()
+TRAINED = DIT_FILE.is_file()
 pytestmark = pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing()))
 needs_weights = pytest.mark.skipif(not TRAINED, reason="the bundled weights are not here")
 

@@ -10,12 +10,12 @@ import pytest
 from harness import browser
 from harness.graphs import TEXT
 
-from unifusion.miniature import MINIATURE
+from unifusion.miniature import DIT_FILE
 
 PACK = Path(__file__).resolve().parents[2]
 pytestmark = [
     pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing())),
-    pytest.mark.skipif(not (MINIATURE / "dit.safetensors").is_file(), reason="the bundled weights are not here"),
+    pytest.mark.skipif(not DIT_FILE.is_file(), reason="the bundled weights are not here"),
 ]
 ID = TEXT.ids()["rewrite"]
 EVIL = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>{{constructor}}\'"&lt;'

@@ -6,17 +6,15 @@ ends in a result or in one printable sentence, and the default picture draws in 
 
 import json
 import random
-import shutil
 import struct
 import time
 from pathlib import Path
 
 import pytest
+from harness.miniature_folder import copied_miniature
 from test_fuzz_nodes import DEFAULT, SOURCES, graph_from
 from test_model_folders import CONFIGS, change
 from test_saving_faults import FOREIGN
-
-from unifusion.miniature import MINIATURE
 
 SAVED = Path(__file__).with_name("saved_by_0_1_0")
 SEED, CHANGES = 13, 16  # changes of each saved file
@@ -68,8 +66,7 @@ def write_folders(root: Path) -> list[str]:
     """Crafted model folders; returns their names."""
 
     def copy(name: str) -> Path:
-        shutil.copytree(MINIATURE, root / name)
-        return root / name
+        return copied_miniature(root / name)
 
     for number, (edit, _) in enumerate(CONFIGS):
         change(copy(f"config {number}") / "vlm" / "config.json", edit)

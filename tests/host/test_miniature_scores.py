@@ -6,13 +6,13 @@ The figures with intervals are in docs/reproduction.md; here stands what holds w
 import pytest
 
 from recipes.miniature.captions import keeps_attributes, parse_caption
-from unifusion.miniature import MINIATURE, VLM_FOLDER
+from unifusion.miniature import DIT_FILE, MINIATURE, VLM_FOLDER
 
 COUNT = 10
 SHIPPED = MINIATURE
 
 pytestmark = pytest.mark.skipif(
-    not ((SHIPPED / "dit.safetensors").is_file() and (VLM_FOLDER / "model.safetensors").is_file()),
+    not (DIT_FILE.is_file() and (VLM_FOLDER / "model.safetensors").is_file()),
     reason="the bundled weights are not here",
 )
 

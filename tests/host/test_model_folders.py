@@ -3,20 +3,16 @@
 import json
 import os
 import resource
-import shutil
 
 import pytest
 import torch
+from harness.miniature_folder import copied_miniature
 from safetensors.torch import load_file, save_file
-
-from unifusion.miniature import MINIATURE
 
 
 @pytest.fixture
 def folder(tmp_path):
-    copy = tmp_path / "mine"
-    shutil.copytree(MINIATURE, copy)
-    return copy
+    return copied_miniature(tmp_path / "mine")
 
 
 @pytest.fixture

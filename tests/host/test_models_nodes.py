@@ -9,7 +9,7 @@ from harness.tapped_drawers import LATENTS, make_drawer
 from harness.tapped_models import KEYS, make_encoder
 from random_states import repeated, without
 
-from unifusion.miniature import MINIATURE
+from unifusion.miniature import DIT_FILE
 from unifusion.profiles import PROFILES
 
 encoder, drawer = cache(make_encoder), cache(make_drawer)
@@ -88,7 +88,7 @@ def test_on_exact_rows_two_is_the_token_twice_and_zero_is_without_it(bridge, lib
     assert relative(nothing, draw(bridge, key, without(library, hidden, [2]))) < 1e-5
 
 
-@pytest.mark.skipif(not (MINIATURE / "dit.safetensors").is_file(), reason="the bundled weights are not here")
+@pytest.mark.skipif(not DIT_FILE.is_file(), reason="the bundled weights are not here")
 def test_weights_of_the_miniature_are_exact_too(bridge, library):
     import nodes
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from harness.graphs import BLUEPRINTS, GRAPHS, SAVED
+from PIL import Image
 from running_graphs import RUNNING, picture_of
 
-from unifusion.miniature import MINIATURE
+from unifusion.miniature import DIT_FILE
 
 PACK = Path(__file__).resolve().parents[2]
 CONTRACT = json.loads(Path(__file__).with_name("contract.json").read_text(encoding="utf-8"))
-TRAINED = (MINIATURE / "dit.safetensors").is_file()
+TRAINED = DIT_FILE.is_file()
 LISTED = os.path.join("unifusion_miniature", "{}.safetensors")
 needs_weights = pytest.mark.skipif(not TRAINED, reason="the bundled weights are not here")
 
@@ -57,11 +58,60 @@ def test_the_blueprints_are_offered(server):
     assert sorted(found) == sorted(["Prompt to conditioning (UniFusion)", *(one.name for one in BLUEPRINTS)])
 
 
-def test_stock_loaders_list_the_miniature(server):
-    info = server.get("/object_info/UNETLoader")["UNETLoader"]["input"]["required"]["unet_name"][0]
-    if TRAINED:
-        assert LISTED.format("dit") in info
-    assert LISTED.format("vae") in server.get("/object_info/VAELoader")["VAELoader"]["input"]["required"]["vae_name"][0]
+@needs_weights
+def test_every_list_of_files_has_what_its_node_can_load_and_no_more(server):
+    """In 0.1.0 Load VAE offered the drawing model, and both loaders the language model."""
+    offered = {}
+    for node, about in server.get("/object_info").items():
+        for inputs in about["input"].values():
+            for name, (kind, *settings) in inputs.items():
+                known = settings[0] if settings and isinstance(settings[0], dict) else {}
+                listed = kind if isinstance(kind, list) else known.get("options", [])
+                if names := {str(one) for one in listed if "unifusion_miniature" in str(one)}:
+                    offered[node, name] = names
+    kinds = {"UNETLoader": ("unet_name", "dit"), "VAELoader": ("vae_name", "vae")}
+    for node, (name, part) in kinds.items():
+        assert offered[node, name] == {LISTED.format(part)}
+    drawing = {LISTED.format("dit")}
+    assert all(names in (drawing, {LISTED.format("vae")}) for names in offered.values()), offered
+    assert not any("clip" in name or "text_encoder" in name for _, name in offered), offered
+
+
+@needs_weights
+def test_a_graph_of_0_1_0_loads_the_parts_by_the_names_it_saved(server):
+    """Stock loaders of both files, the pack's own for the language model; the picture is the pack's own loader's."""
+
+    def drawn(model, vae):
+        api = {
+            "1": {"class_type": "UniFusionLoadModel", "inputs": {"model": "bundled miniature"}},
+            "2": {"class_type": "UNETLoader", "inputs": {"unet_name": LISTED.format("dit"), "weight_dtype": "default"}},
+            "3": {"class_type": "VAELoader", "inputs": {"vae_name": LISTED.format("vae")}},
+            "4": {
+                "class_type": "CLIPTextEncode",
+                "inputs": {"clip": ["1", 1], "text": "a red circle on a white background"},
+            },
+            "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}},
+            "6": {
+                "class_type": "KSampler",
+                "inputs": {
+                    "model": model,
+                    "seed": 4,
+                    "steps": 4,
+                    "cfg": 1.0,
+                    "sampler_name": "euler",
+                    "scheduler": "simple",
+                }
+                | {"positive": ["4", 0], "negative": ["4", 0], "latent_image": ["5", 0], "denoise": 1.0},
+            },
+            "7": {"class_type": "VAEDecode", "inputs": {"samples": ["6", 0], "vae": vae}},
+            "8": {"class_type": "SaveImage", "inputs": {"images": ["7", 0], "filename_prefix": "parts"}},
+        }
+        history = server.queue(api)
+        assert server.errors(history) == []
+        found = history["outputs"]["8"]["images"][0]
+        return Image.open(server.base / found["type"] / found["subfolder"] / found["filename"]).tobytes()
+
+    assert drawn(["2", 0], ["3", 0]) == drawn(["1", 0], ["1", 2])
 
 
 @needs_weights
@@ -107,8 +157,6 @@ def test_loaded_conditioning_draws_the_same_picture_with_nothing_but_a_drawing_m
 
     def pixels(history):
         found = history["outputs"][str(ids["save"])]["images"][0]
-        from PIL import Image
-
         return Image.open(server.base / found["type"] / found["subfolder"] / found["filename"]).tobytes()
 
     assert pixels(first) == pixels(second)

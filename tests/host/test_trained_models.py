@@ -87,7 +87,7 @@ def test_training_reads_the_states_that_the_nodes_read(bridge, prompt, pictures)
 
 def test_latents_are_those_of_the_stock_vae(bridge):
     import nodes
-    from unifusion.miniature import MINIATURE
+    from unifusion.miniature import VAE_FILE
     from unifusion.training.encode_once import encode_pictures, load_vae
 
     picture = torch.rand(1, 64, 96, 3)
@@ -96,9 +96,7 @@ def test_latents_are_those_of_the_stock_vae(bridge):
     import comfy.latent_formats
 
     expected = comfy.latent_formats.Wan21().process_in(stock)[:, :, 0]
-    torch.testing.assert_close(
-        encode_pictures(load_vae(MINIATURE / "vae.safetensors"), picture), expected, atol=5e-3, rtol=5e-3
-    )
+    torch.testing.assert_close(encode_pictures(load_vae(VAE_FILE), picture), expected, atol=5e-3, rtol=5e-3)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from harness.tiny_folders import KINDS, tiny_folder
 from safetensors.torch import load_file, save_file
 
 from unifusion.dit import DiTConfig, SingleStreamDiT
-from unifusion.miniature import MINIATURE
+from unifusion.miniature import VAE_FILE
 from unifusion.pooling import pooled_width
 from unifusion.transformers_vlm import Chat, TransformersVLM
 from unifusion.verifi import Decoding
@@ -263,7 +263,7 @@ def whole(tmp_path_factory, folders, plain):
     folder = tmp_path_factory.mktemp("models") / "mine"
     folder.mkdir()
     shutil.copytree(folders("internvl"), folder / "vlm")
-    shutil.copyfile(MINIATURE / "vae.safetensors", folder / "vae.safetensors")
+    shutil.copyfile(VAE_FILE, folder / "vae.safetensors")
     taps = (1, 2, 5)
     with torch.inference_mode(False):
         return folder, drawing_model(folder, plain("internvl"), taps), taps

@@ -19,7 +19,7 @@ from harness.training_data import captions, lines, pairs, small
 from safetensors.torch import load_file
 
 from unifusion.hidden_states import GENERATED
-from unifusion.miniature import VLM_FOLDER
+from unifusion.miniature import VAE_FILE, VLM_FOLDER
 from unifusion.training import runs
 from unifusion.training.__main__ import main
 from unifusion.training.cache import Cache
@@ -271,7 +271,7 @@ def test_prompts_are_rewritten_by_the_vlm_and_the_texts_kept(folder):
 def test_what_is_wrong_is_said_before_the_first_step(folder, finished, capsys, change, said):
     path = config_of(folder, "wrong", watch='prompts = ["x"]')
     text = path.read_text().replace("[model]", "[vlm]\n[vae]\n[model]").replace(*change)
-    path.write_text(text.replace("VAE", str(VLM_FOLDER.parent / "vae.safetensors")))
+    path.write_text(text.replace("VAE", str(VAE_FILE)))
     shutil.rmtree(folder / "wrong", ignore_errors=True)
     code = main(["run", str(path)])
     if said is None:

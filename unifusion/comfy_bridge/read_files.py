@@ -7,6 +7,7 @@ from pathlib import Path
 import comfy.utils
 import torch
 
+from ..miniature import part_of
 from ..quoting import printable, quoted
 
 
@@ -28,13 +29,12 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def check_files(folder: Path, names: tuple[str, ...]) -> None:
-    missing = [name for name in names if not (folder / name).is_file()]
+    missing = [name for name in names if not part_of(folder, name).is_file()]
     if missing:
         found = "no such folder"
         if folder.is_dir():
             found = printable(", ".join(sorted(p.name for p in folder.iterdir())[:20]))
         raise ValueError(
             f"{quoted(folder.name)} is not a UniFusion folder: {', '.join(missing)} missing (found: "
-            f"{found or 'nothing'}). Choose a folder with dit.safetensors, vae.safetensors and vlm/, such "
-            f"as the bundled one."
+            f"{found or 'nothing'}). Choose a folder with dit.safetensors, vae.safetensors and vlm/."
         )

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..hidden_states import HiddenStates
-from ..miniature import MINIATURE, VLM_FOLDER
+from ..miniature import VAE_FILE, VLM_FOLDER
 from ..quoting import printable, quoted, spoken
 from ..still_vae import StillVAE, from_wan
 from .cache import LATENTS, STATES, Cache
@@ -43,7 +43,7 @@ class Encoded:
 
 
 def vae_file(config: Config) -> Path:
-    return MINIATURE / "vae.safetensors" if config.vae.file == BUNDLED else config.resolve(config.vae.file)
+    return VAE_FILE if config.vae.file == BUNDLED else config.resolve(config.vae.file)
 
 
 def vlm_folder(config: Config) -> Path:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..dit import DiTConfig, SingleStreamDiT
-from ..miniature import MINIATURE
+from ..miniature import DIT_FILE
 from ..pooling import pooled_width
 from ..quoting import quoted
 from .config import BUNDLED, Config
@@ -24,7 +24,7 @@ def start_file(config: Config) -> Path | None:
     """The file that training goes on from, or None."""
     if not config.model.start:
         return None
-    return MINIATURE / "dit.safetensors" if config.model.start == BUNDLED else config.resolve(config.model.start)
+    return DIT_FILE if config.model.start == BUNDLED else config.resolve(config.model.start)
 
 
 def sizes(config: Config, contract: Contract) -> DiTConfig:

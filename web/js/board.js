@@ -47,8 +47,29 @@ function pictureAddress(node) {
   return new URL(`../../../view?${query}`, import.meta.url).href;
 }
 
-/** Nodes of the Vue renderer show a changed label of a socket when they are told. */
-export const tellLabels = (node) => node.graph?.trigger?.("node:slot-label:changed", { nodeId: node.id, slotType: 1 });
+/** Sockets of Vue nodes are drawn again when an array that they looked at while drawing has changed, and never for a label
+ * alone (frontend 1.47). So a label looks at its node's array of sockets, from the moment the socket is there. */
+export function watchLabels(nodeType) {
+  const { onInputAdded } = nodeType.prototype;
+  nodeType.prototype.onInputAdded = function (input) {
+    onInputAdded?.call(this, input);
+    let label = input.label;
+    Object.defineProperty(input, "label", {
+      configurable: true,
+      enumerable: true,
+      get: () => (this.inputs?.length, label),
+      set: (next) => (label = next),
+    });
+  };
+}
+
+/** What a socket is called; the array that its label looks at grows by one and shrinks again at once. */
+export function callSocket(node, input, label) {
+  if (input.label === label) return;
+  input.label = label;
+  node.inputs.push(input);
+  node.inputs.pop();
+}
 
 /** Whether a picture counts during the whole schedule. */
 const whole = (row) => row.start === 0 && row.end === 1;
@@ -173,9 +194,8 @@ class Board {
     for (const row of rows) names.set(row.slot, row.on && row.strength !== 0 ? `image ${(number += 1)}` : word("off"));
     for (const input of this.node.inputs ?? []) {
       const socket = SOCKET.exec(input.name);
-      if (socket) input.label = names.get(`image${socket[1]}`) ?? `image ${names.size + 1}`;
+      if (socket) callSocket(this.node, input, names.get(`image${socket[1]}`) ?? `image ${names.size + 1}`);
     }
-    tellLabels(this.node);
   }
 
   row(row, index, count, number) {
@@ -289,6 +309,7 @@ app.registerExtension({
       };
       return;
     }
+    watchLabels(nodeType);
     const { onNodeCreated, onConfigure, onConnectionsChange, configure } = nodeType.prototype;
     nodeType.prototype.onNodeCreated = function (...args) {
       onNodeCreated?.apply(this, args);

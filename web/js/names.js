@@ -1,7 +1,7 @@
 // Where pictures have names, an @ in a prompt offers them; a name that no picture has is said while one types.
 // And plain picture sockets are counted from 1, as prompts and reports count them.
 import { app } from "../../../scripts/app.js";
-import { namesFor, tellLabels } from "./board.js";
+import { namesFor } from "./board.js";
 import { element, word } from "./words.js";
 
 const PROMPTS = { UniFusionVerifiRewrite: ["prompt", "edited_text"], UniFusionVLMEncode: ["prompt"] };
@@ -106,7 +106,6 @@ function countFromOne(node) {
     const socket = SOCKET.exec(input.name);
     if (socket) input.label = `image ${Number(socket[1]) + 1}`;
   }
-  tellLabels(node);
 }
 
 app.registerExtension({

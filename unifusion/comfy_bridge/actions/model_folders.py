@@ -15,7 +15,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from safetensors import safe_open
 
 from ...lora_contract import CONTRACT
-from ...miniature import MINIATURE, read_config
+from ...miniature import MINIATURE, ROOTS, part_of, read_config
 from ...quoting import quoted
 from ..drawers.fusion_model import INPUT, FusionModel, attach_input_projection
 from ..encoders import folder_clip, miniature_clip
@@ -28,16 +28,16 @@ TAPS = "unifusion.taps"  # metadata of a DiT: layers it was trained with, as in 
 
 
 def register() -> None:
-    """Tell ComfyUI of ``models/unifusion``, and the stock loaders of the miniature's parts.
+    """Tell ComfyUI of ``models/unifusion``, and each stock loader of the miniature's part that it can load.
 
-    The parts are listed as ``unifusion_miniature/dit.safetensors`` and so on. The pack's folder comes last, so a file of
-    the same name in a creator's folder is never hidden.
+    They are listed as ``unifusion_miniature/dit.safetensors`` and ``unifusion_miniature/vae.safetensors``. The pack's
+    folders come last, so a file of the same name in a creator's folder is never hidden.
     """
     paths, _ = folder_paths.folder_names_and_paths.get(KIND, ([], set()))  # extra_model_paths.yaml may name it too
     own = os.path.join(folder_paths.models_dir, KIND)
     folder_paths.folder_names_and_paths[KIND] = ([*paths, *([] if own in paths else [own])], {".safetensors"})
-    for kind in ("diffusion_models", "vae"):
-        folder_paths.add_model_folder_path(kind, str(MINIATURE.parent))
+    for kind, root in ROOTS.items():
+        folder_paths.add_model_folder_path(kind, str(root))
 
 
 def _folders() -> dict[str, Path]:
@@ -93,7 +93,7 @@ def load_folder(folder: str | Path):
         )
         return nothing, folder_clip.load_clip(folder), nothing
     check_files(folder, ("dit.safetensors", "vae.safetensors", "vlm/config.json"))
-    path = folder / "dit.safetensors"
+    path = part_of(folder, "dit.safetensors")
     weights = read_safetensors(path)
     fused = weights.get(f"{POOLING}projector.weight")
     if fused is None or fused.ndim != 2:
@@ -120,7 +120,7 @@ def load_folder(folder: str | Path):
             f"dit.safetensors in {quoted(folder.name)} takes hidden states of width {takes}, but its VLM has {width}. Take DiT "
             f"and VLM from the same training."
         )
-    vae = comfy.sd.VAE(sd=read_safetensors(folder / "vae.safetensors"))
+    vae = comfy.sd.VAE(sd=read_safetensors(part_of(folder, "vae.safetensors")))
     vae.throw_exception_if_invalid()
     return model, clip, vae
 
