@@ -17,7 +17,13 @@ from recipes.miniature.captions import PromptSpec
 from recipes.miniature.render import render, sample_jitter
 from recipes.miniature.scene import Edit, Scene
 from recipes.miniature.scorer import score_things
-from recipes.miniature.wordings import caption_request, edit_instruction, two_picture_instruction, user_prompt
+from recipes.miniature.wordings import (
+    caption_request,
+    edit_instruction,
+    three_picture_instruction,
+    two_picture_instruction,
+    user_prompt,
+)
 
 ATTRIBUTES = {"colour": "color", "shape": "shape", "size": "size", "texture": "texture"}
 
@@ -112,6 +118,18 @@ def pairs(count: int, seed: int) -> list[Asked]:
                 pictures=shown,
             )
         )
+    return made
+
+
+def triples(count: int, seed: int) -> list[Asked]:
+    """Three pictures and an instruction that puts a thing of each into one."""
+    rng, made = np.random.default_rng(seed), []
+    for _ in range(count):
+        scenes = [world.sample_scene(rng, held_out=True) for _ in range(3)]
+        composition = world.sample_gathering(rng, scenes)
+        shown = tuple(render(scene, jitter=sample_jitter(rng)) for scene in scenes)
+        prompt = three_picture_instruction(scenes, composition, rng, "test")
+        made.append(Asked(prompt, composition.apply(*scenes), pictures=shown))
     return made
 
 

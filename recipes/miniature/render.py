@@ -74,7 +74,9 @@ def _texture_rgb(texture: str, color: str, x: np.ndarray, y: np.ndarray) -> np.n
     if texture == "striped":
         paint[(np.floor((y + 2) / 4) % 2) == 1] = base * 0.45 if color not in NEUTRALS else NEUTRAL_MARKS
     elif texture == "dotted":
-        paint[np.hypot((x + 4) % 8 - 4, (y + 4) % 8 - 4) <= 2.3] = base * 0.15 + 255 * 0.85 if color != "white" else NEUTRAL_MARKS
+        paint[np.hypot((x + 4) % 8 - 4, (y + 4) % 8 - 4) <= 2.3] = (
+            base * 0.15 + 255 * 0.85 if color != "white" else NEUTRAL_MARKS
+        )
     return paint
 
 
