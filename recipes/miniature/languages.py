@@ -395,6 +395,11 @@ def _noun_en(entry: str, many: bool) -> str:
     return (several or one + "s") if many else one
 
 
+def noun_en(shape: str, rng, many: bool = False) -> str:
+    """An English noun for a shape."""
+    return _noun_en(pick(rng, EN_NOUNS[shape].split()), many)
+
+
 def phrase_en(item: Item, rng, article: str = "a") -> str:
     many = item.count > 1 or article == "all"
     paint, tail = [], ""

@@ -484,13 +484,13 @@ def _new_thing(rng, cell: int) -> Thing:
             return thing
 
 
-def _said_of_new(thing: Thing, rng) -> tuple[Thing, Item]:
-    """A new thing and what is said of it; what is not said is large and solid where training has it so."""
+def _said_of_new(thing: Thing, rng, held_out: bool) -> tuple[Thing, Item]:
+    """A new thing and what is said of it; what is not said is large and solid where the split has it so."""
     said = {"shape", "color"} | {name for name in ("size", "texture") if rng.random() < 0.25}
     wanted = thing.texture if "texture" in said else "solid"
     for texture in (wanted, *(() if "texture" in said else ("striped", "dotted"))):
         made = replace(thing, size=thing.size if "size" in said else "large", texture=texture)
-        if not thing_is_held_out(made):
+        if held_out or not thing_is_held_out(made):
             return made, _item(made, [name for name in FIELDS if name in said])
     return thing, _item(thing, FIELDS)
 
@@ -501,7 +501,7 @@ def _with(scene: Scene, index: int, **changes) -> Scene:
     return Scene(scene.background, tuple(things))
 
 
-def _try(rng, key: str, kind: str) -> Change | None:  # noqa: C901, PLR0911, PLR0912
+def _try(rng, key: str, kind: str, held_out: bool) -> Change | None:  # noqa: C901, PLR0911, PLR0912
     tables, phrase = TEMPLATES[key], PHRASES[key]
     scene = sample_scene(rng, count=int(rng.choice((1, 2, 3, 4), p=(0.25, 0.35, 0.3, 0.1))))
     scene = with_neutral_things(rng, scene, NEUTRAL)
@@ -521,7 +521,7 @@ def _try(rng, key: str, kind: str) -> Change | None:  # noqa: C901, PLR0911, PLR
     elif kind == "add":
         if len(scene.things) > 3:
             return None
-        made, item = _said_of_new(_new_thing(rng, int(rng.choice(scene.free_cells))), rng)
+        made, item = _said_of_new(_new_thing(rng, int(rng.choice(scene.free_cells))), rng, held_out)
         words |= {"s": phrase(item, rng), "p": place(key, made.cell, rng)}
         edit, after = Edit(kind, None, made), Scene(scene.background, scene.things + (made,))
     elif kind == "add beside":
@@ -529,7 +529,7 @@ def _try(rng, key: str, kind: str) -> Change | None:  # noqa: C901, PLR0911, PLR
         row, column = thing.cell // 3 + BESIDE[side][0], thing.cell % 3 + BESIDE[side][1]
         if len(scene.things) > 3 or not (0 <= row < 3 and 0 <= column < 3) or 3 * row + column not in scene.free_cells:
             return None
-        made, item = _said_of_new(_new_thing(rng, 3 * row + column), rng)
+        made, item = _said_of_new(_new_thing(rng, 3 * row + column), rng, held_out)
         words |= {"s": phrase(item, rng), "r": pick(rng, tables["beside"][side].split("|")).format(t=words["t"])}
         edit, after = Edit("add", None, made), Scene(scene.background, scene.things + (made,))
     elif kind == "remove":
@@ -595,7 +595,7 @@ def _try(rng, key: str, kind: str) -> Change | None:  # noqa: C901, PLR0911, PLR
         if len(scene.things) < 2:
             return None
         after = Scene(scene.background, (thing,))
-    held = any(thing_is_held_out(t) for t in (*scene.things, *after.things))
+    held = not held_out and any(thing_is_held_out(t) for t in (*scene.things, *after.things))
     if after == scene or held or not (can_be_seen(scene) and can_be_seen(after)):
         return None
     return Change(scene, after, pick(rng, tables[name]).format(**words), kind, key, edit)
@@ -611,11 +611,11 @@ POLITE = {
 }
 
 
-def newcomer_edit(rng, kind: str | None = None, key: str | None = None) -> Change:
-    """A change that a newcomer asks for, within the combinations of training."""
+def newcomer_edit(rng, kind: str | None = None, key: str | None = None, held_out: bool = False) -> Change:
+    """A change that a newcomer asks for; ``held_out`` False keeps it within the combinations of training."""
     while True:
         language = key or str(rng.choice(list(LANGUAGES), p=list(LANGUAGES.values())))
-        change = _try(rng, language, kind or str(rng.choice(list(SHARES), p=list(SHARES.values()))))
+        change = _try(rng, language, kind or str(rng.choice(list(SHARES), p=list(SHARES.values()))), held_out)
         if change is None:
             continue
         if rng.random() < 0.25:

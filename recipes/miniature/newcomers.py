@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from .captions import PromptSpec, Stated
-from .languages import ANY, EN_NOUNS, NUMBERS, PHRASES, TABLES, Item, area, color_word, ground, pick, place
+from .languages import ANY, EN_NOUNS, NUMBERS, PHRASES, TABLES, Item, area, color_word, ground, noun_en, pick, place
 from .scene import (
     BACKGROUNDS,
     COLORS,
     NEUTRALS,
+    PAINTS,
     SHAPES,
     SIZES,
     TEXTURES,
@@ -37,6 +38,7 @@ ROWS_OF = {
     "corners": {4: (0, 2, 6, 8)},
     "top row": {3: (0, 1, 2), 2: (0, 2)},
     "bottom row": {3: (6, 7, 8), 2: (6, 8)},
+    "between": {3: (3, 5, 4)},  # two equal things, then the one between them
 }
 FILL = (4, 3, 5, 1, 7, 0, 2, 6, 8)  # cells for what is not placed, beside things that are
 
@@ -530,6 +532,66 @@ def _contradiction(key, rng):
     return Wish([last]), pick(rng, CORRECTIONS[key]).format(x=words[0], y=words[1])
 
 
+def _elliptic(key, rng):
+    """Words that stand once for two things: "a red and a blue circle", "a circle and a square, both red"."""
+    if key not in ELLIPSES:
+        return _list(key, rng)
+    kind = pick(rng, ELLIPSES[key])
+    shape, other = (SHAPES[index] for index in rng.permutation(len(SHAPES))[:2])
+    if kind in ("both", "shared"):
+        color = paint(rng)
+        wish = Wish([Part(Item(shape, color)), Part(Item(other, color))])
+        words = color_word(key, color, rng)
+        if kind == "shared":
+            return wish, f"a {words} {noun_en(shape, rng)} and {noun_en(other, rng)}"
+        one, two = (PHRASES[key](Item(name), rng) for name in (shape, other))
+        return wish, pick(rng, BOTH[key]).format(a=one, b=two, c=words)
+    if kind == "between":
+        middle, side = sample_item(rng, 0.3, shape=1.0), sample_item(rng, 0.3, 2, shape=1.0)
+        words = pick(rng, BETWEEN[key]).format(a=PHRASES[key](middle, rng), b=PHRASES[key](side, rng))
+        return Wish([Part(side), Part(middle)], layout="between"), words
+    colors = [PAINTS[index] for index in rng.permutation(len(PAINTS))[: 3 if rng.random() < 0.3 else 2]]
+    wish = Wish([Part(Item(shape, color)) for color in colors])
+    words = [color_word(key, color, rng) for color in colors]
+    if kind == "plural":
+        count = {2: "two", 3: "three"}[len(colors)]
+        each = " and ".join((", ".join(f"one {word}" for word in words[:-1]), f"one {words[-1]}"))
+        several = noun_en(shape, rng, many=True)
+        bare = " and ".join((", ".join(words[:-1]), words[-1]))
+        return wish, pick(rng, (f"{count} {several}, {each}", f"{bare} {several}", f"{several}: {', '.join(words)}"))
+    while True:
+        phrases = [PHRASES[key](Item(shape, color), rng, "a") for color in colors]
+        heads = [phrase.split(" ")[1 if key in ("fr", "es") else -1] for phrase in phrases]
+        if len(set(heads)) == 1 and all(phrase.split(" ").count(heads[0]) == 1 for phrase in phrases):
+            break
+    bare = [" ".join(word for word in phrase.split(" ") if word != heads[0]) for phrase in phrases]
+    last = kind == "last" and key not in ("fr", "es")  # where the noun is said
+    kept = (
+        [*bare[:-1], phrases[-1]]
+        if last
+        else [phrases[0], *(text + (" one" if key == "en" else "") for text in bare[1:])]
+    )
+    return wish, joined(key, kept, rng)
+
+
+ELLIPSES = {
+    "en": ("last", "last", "first", "both", "shared", "plural", "between"),
+    "de": ("last", "first", "both", "between"),
+    "fr": ("first", "between"),
+    "es": ("first", "between"),
+}
+BOTH = {
+    "en": ("{a} and {b}, both {c}", "{a} and {b}, both of them {c}", "{a} and {b} in {c}", "{c}: {a} and {b}"),
+    "de": ("{a} und {b}, beide {c}", "{a} und {b}, beide in {c}"),
+}
+BETWEEN = {
+    "en": ("{a} between {b}", "{b} with {a} between them", "{b}, {a} in between"),
+    "de": ("{a} zwischen {b}",),
+    "fr": ("{a} entre {b}",),
+    "es": ("{a} entre {b}",),
+}
+
+
 def _unknown(key, rng):
     """Things that are not of this world are passed over; with nothing known, one plain thing is drawn."""
     strange = pick(rng, THINGS_OF_THE_WORLD[key])
@@ -559,9 +621,10 @@ def _plain(key, rng):
 
 
 KINDS = {
-    "bare": (_bare, 0.16),
-    "list": (_list, 0.13),
-    "placed": (_placed, 0.12),
+    "bare": (_bare, 0.13),
+    "list": (_list, 0.11),
+    "placed": (_placed, 0.1),
+    "elliptic": (_elliptic, 0.07),
     "counts": (_counts, 0.14),
     "vague counts": (_vague_counts, 0.03),
     "relation": (_relation, 0.13),

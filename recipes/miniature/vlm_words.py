@@ -4,6 +4,9 @@ The third stage, from a folder of frozen weights.  Words of six languages become
 an English word; prompts and edits of :mod:`.newcomers` and :mod:`.newcomer_edits` are mixed with those of before.  The
 states of the answer and of the pictures are held where the frozen VLM has them (``ANCHOR``), so that a diffusion
 transformer trained on the frozen one goes on drawing.
+
+Held-out combinations of shape, colour and texture are held out from pictures alone here: a rewrite that may not say "red
+solid circle" would answer "red circle" with a dotted one. The drawing model never sees them drawn.
 """
 
 from __future__ import annotations
@@ -67,7 +70,7 @@ def settled_rewrite(rng) -> Lesson:
         if example.spec is None:
             return Lesson(example.chat, example.chat)
         try:
-            answer = caption(realise(_wish_of(example.spec), rng))
+            answer = caption(realise(_wish_of(example.spec), rng, held_out=True))
         except ValueError:
             continue
         chat = Chat(example.chat.instruction, [], answer, example.chat.system)
@@ -86,14 +89,14 @@ def _wish_of(spec: PromptSpec) -> Wish:
 
 
 def prompt_lesson(rng) -> Lesson:
-    text, scene, *_ = newcomer_prompt(rng)
+    text, scene, *_ = newcomer_prompt(rng, held_out=True)
     answer = caption(scene)
     plain = user_prompt(scene, rng)[0] if len(scene.things) < 4 else answer
     return Lesson(Chat(text, [], answer, _system(rng, "train")), Chat(plain, [], answer))
 
 
 def edit_lesson(rng) -> Lesson:
-    change = newcomer_edit(rng)
+    change = newcomer_edit(rng, held_out=True)
     picture, _ = _draw(change.before, rng, "train")
     answer, labels = caption(change.after), _labels(rng, 1) if rng.random() < 0.3 else ()
     plain = answer if change.edit is None else edit_instruction(change.before, change.edit, rng)
