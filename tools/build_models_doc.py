@@ -8,7 +8,7 @@ from pathlib import Path
 PACK = Path(__file__).resolve().parents[1]
 sys.path.append(str(PACK))
 
-from unifusion.profiles import EXACT, LAP, PROFILES, SAMPLER_PRESETS, Profile  # noqa: E402
+from unifusion.profiles import EXACT, LAP, NOT_SERVED, PROFILES, SAMPLER_PRESETS, Profile  # noqa: E402
 
 PAGE = PACK / "docs" / "models.md"
 
@@ -52,12 +52,19 @@ model was looked at here.
 - **FLUX.2 klein** is trained with padding to 512 tokens, which *VLM Encode* gives it. States of the pass that wrote a
   text have none; *encode the rewritten text as a prompt* stays closest to the training.
 - **Qwen-Image** and its Edit versions share one row: with pictures it is asked as Edit is.
+- **Ovis-Image** is trained with padding to 284 tokens, which *VLM Encode* gives it; ComfyUI's template has the stock node
+  *ModelSamplingAuraFlow* (shift 3) in front of the sampler.
+- **OmniGen2** is shown pictures as reference latents from stock nodes, not through its encoder.
 - **Lumina 2** is asked with the system prompt "superior" of ComfyUI's own node.
 
 ## Not in the table
 
-HunyuanImage 2.1 (a second encoder for glyphs), LongCat-Image, Ovis and OmniGen2 (other templates), Lens, NewBie, Kandinsky
-5, Anima, PixelDiT and LTX 2 are not compared with ComfyUI's own encoding yet and are refused by name.
+Their encoders are refused by name:
+
+"""
+
+OTHERS = """
+LTX 2 and other models of ComfyUI are not compared with its own encoding yet and are refused by name too.
 """
 
 
@@ -111,6 +118,9 @@ def page() -> str:
         + "\n".join(table)
         + "\n"
         + NOTES
+        + "\n".join(f"- **{model.title}** {model.reason}." for model in NOT_SERVED)
+        + "\n"
+        + OTHERS
         + "\n## Presets of DiT Sampler\n\n| Preset | Steps | CFG | Sampler | Scheduler | Shift |\n| --- | --- | --- | --- |"
         + " --- | --- |\n"
         + "\n".join(presets)

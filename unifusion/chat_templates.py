@@ -51,6 +51,8 @@ QWEN_NO_THINKING = replace(QWEN, opener=QWEN.opener + NO_THINKING)  # what Qwen3
 QWEN_USER_ONLY = replace(QWEN, system="", strip_user=False)
 KLEIN = replace(QWEN_USER_ONLY, opener=QWEN_NO_THINKING.opener)
 BOOGU = replace(QWEN, opener="", strip_user=False)
+# Its instruction opens the user's turn; ComfyUI cuts in front of the colon.
+OVIS = replace(KLEIN, system="<|im_start|>user\n{}", user=": ", strip_user=False)
 JOYIMAGE = replace(QWEN, system="<|im_start|>system\n \\n{}<|im_end|>\n")
 MISTRAL = Template(system="[SYSTEM_PROMPT]{}[/SYSTEM_PROMPT]", user="[INST]", opener="[/INST]", strip_user=False)
 BARE = Template(strip_user=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .chat_templates import (
     BARE,
@@ -12,6 +13,7 @@ from .chat_templates import (
     KLEIN,
     LUMINA2,
     MISTRAL,
+    OVIS,
     QWEN,
     QWEN_NO_THINKING,
     QWEN_USER_ONLY,
@@ -52,6 +54,11 @@ BOOGU_SYSTEM = (
     "You are a helpful assistant that generates high-quality images based on user instructions. "
     "The instructions are as follows."
 )
+OMNIGEN2_SYSTEM = "You are a helpful assistant that generates high-quality images based on user instructions."
+OVIS_SYSTEM = (
+    "Describe the image by detailing the color, quantity, text, shape, size, texture, spatial relationships of the objects "
+    "and background"
+)
 LUMINA2_SYSTEM = (
     "You are an assistant designed to generate superior images with the superior degree of image-text alignment "
     "based on textual prompts or user prompts."
@@ -69,6 +76,7 @@ class Profile:
         models: classes of the ``MODEL`` this row belongs to.
         features: width of one token of the finished conditioning; tells rows of one class apart. 0 = any.
         text_input: the layer of the MODEL's network that takes the conditioning; empty if it does not matter.
+        sign: a part of the MODEL's network that tells it from others of its class; empty where the class is its own.
         taps: tapped layers: k >= 0 is the input of layer k, -k the output of the k-th layer from the end; empty means
             every third layer from the second on.
         final_norm: whether the output of the last layer is taken behind the final norm, where there is one.
@@ -92,6 +100,7 @@ class Profile:
         stop_tokens: ids that end a written text besides the encoder's own.
         cannot_write: which CLIP could write in its place and how to wire it; empty where it writes itself.
         mask: when the conditioning carries an attention mask.
+        zero_padding: whether the states of padding are handed on as zeros.
         weights: :data:`EXACT`, :data:`NEAR`, or empty where nothing carries a weight.
         text_place: where the text stands in the attention of the drawing model, for those that carry weights.
         left_padding: tokens to which the MODEL itself fills up a shorter text with zeros, on its left; 0 = it does not.
@@ -106,6 +115,7 @@ class Profile:
     models: tuple[str, ...] = ()
     features: int = 0
     text_input: str = ""
+    sign: str = ""
     taps: tuple[int, ...]
     final_norm: bool = True
     combination: str = TAPS_MAJOR
@@ -128,6 +138,7 @@ class Profile:
     stop_tokens: tuple[int, ...] = ()
     cannot_write: str = ""
     mask: str = MASK_ALWAYS
+    zero_padding: bool = False
     weights: str = ""
     text_place: str = TEXT_FIRST
     left_padding: int = 0
@@ -405,8 +416,80 @@ PROFILES: dict[str, Profile] = {
             text_place=TEXT_REFINED_FIRST,
             presets=("Lumina 2",),
         ),
+        Profile(
+            key="omnigen2",
+            title="OmniGen2",
+            loader="omnigen2",
+            encoders=(("Omnigen2Model", "qwen25_3b"),),
+            models=("Omnigen2",),
+            features=2048,
+            text_input="time_caption_embed.caption_embedder.1",
+            taps=(-1,),
+            system=OMNIGEN2_SYSTEM,
+            chat=BOOGU,
+            cannot_write=WRITE_ELSEWHERE,
+            files=("qwen_2.5_vl_fp16.safetensors", "omnigen2_fp16.safetensors", "ae.safetensors"),
+            presets=("OmniGen2",),
+        ),
+        Profile(
+            key="ovis-image",
+            title="Ovis-Image",
+            loader="ovis",
+            encoders=(("OvisTEModel", "qwen3_2b"),),
+            models=("Flux",),
+            features=2048,
+            text_input="txt_in",
+            sign="txt_norm",
+            taps=(-1,),
+            system=OVIS_SYSTEM,
+            chat=OVIS,
+            encode_selection=_AFTER_SYSTEM,
+            cannot_write=WRITE_ELSEWHERE,
+            mask=MASK_NEVER,
+            zero_padding=True,
+            weights=NEAR,
+            files=("ovis_2.5.safetensors", "ovis_image_bf16.safetensors", "ae.safetensors"),
+            presets=("Ovis-Image",),
+        ),
     )
 }
+
+
+class NotServed(NamedTuple):
+    """A model of ComfyUI whose conditioning a row cannot say.
+
+    Attributes:
+        encoder: class of the ``CLIP`` module.
+        title: name in documents and refusals.
+        reason: the end of a sentence that begins with the title.
+    """
+
+    encoder: str
+    title: str
+    reason: str
+
+
+NOT_SERVED = (
+    NotServed(
+        "HunyuanImageTEModel",
+        "HunyuanImage 2.1 (or HunyuanVideo 1.5)",
+        "reads words in quotes with a second encoder for glyphs, whose states no layer of the language model holds",
+    ),
+    NotServed(
+        "LongCatImageTEModel",
+        "LongCat-Image",
+        "reads quoted words letter by letter and fills the prompt up to 512 tokens before the chat goes on",
+    ),
+    NotServed(
+        "LensTEModel",
+        "Lens",
+        "reads with a GPT-OSS that ComfyUI runs by code of its own, and its tokenizer does not say where its pieces stand",
+    ),
+    NotServed("Kandinsky5TEModel", "Kandinsky 5", "is conditioned on the pooled output of a CLIP-L as well"),
+    NotServed("NewBieTEModel", "NewBie", "is conditioned on the pooled output of a Jina CLIP as well"),
+    NotServed("AnimaTEModel", "Anima", "is conditioned on the tokens of a T5 as well"),
+    NotServed("PixelDiTGemma2TE", "PixelDiT", "takes the first token and the last 299 of a padded text"),
+)
 
 
 def profile_of_encoder(kind: str, name: str) -> Profile | None:
@@ -514,5 +597,8 @@ SAMPLER_PRESETS: dict[str, SamplerPreset] = {
         SamplerPreset("Ernie-Image", 20, 4.0, "euler", "simple", AS_THE_MODEL, 0.0),
         SamplerPreset("Ernie-Image Turbo", 8, 1.0, "euler", "simple", AS_THE_MODEL, 0.0),
         SamplerPreset("Lumina 2", 30, 4.0, "res_multistep", "simple", AS_THE_MODEL, 0.0),
+        # Its template has the stock node ModelSamplingAuraFlow (shift 3) in front.
+        SamplerPreset("Ovis-Image", 20, 5.0, "euler", "simple", AS_THE_MODEL, 0.0),
+        SamplerPreset("OmniGen2", 20, 5.0, "euler", "simple", AS_THE_MODEL, 0.0),
     )
 }

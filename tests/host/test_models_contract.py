@@ -1,11 +1,11 @@
 """Every row of the table of models: what the pack hands on is what ComfyUI's own text encoding hands on, bit for bit."""
 
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
-from harness.tapped_drawers import LATENTS, make_drawer
-from harness.tapped_models import KEYS, make_encoder
+from harness.tapped_drawers import LATENTS, flux_sizes, make_drawer, patcher_of
+from harness.tapped_models import KEYS, WITHOUT_ROW, make_encoder, make_encoder_without_row
 
 PROMPTS = [
     "a red fox in the snow",
@@ -80,3 +80,43 @@ def test_the_same_latent_is_drawn_as_from_the_stock_conditioning(bridge, stock_t
     assert torch.equal(stock, ours)
     other = nodes.common_ksampler(pooled_model, 7, 3, cfg, "euler", "simple", below, below, latent)[0]["samples"]
     assert not torch.equal(other, ours)  # the prompt reaches the picture
+
+
+@pytest.mark.parametrize("name", WITHOUT_ROW)
+def test_an_encoder_of_a_model_that_no_row_can_say_is_refused_by_name(bridge, name):
+    from unifusion_pack.unifusion.profiles import NOT_SERVED
+
+    model = next(model for model in NOT_SERVED if name.split(" with ")[0] in model.title)
+    try:
+        clip = make_encoder_without_row(name)
+    except ImportError:
+        pytest.skip(f"this ComfyUI has no {name}")
+    for run in (bridge("actions.encode").run, partial(bridge("actions.rewrite").run, sampling={"sampling": "greedy"})):
+        with pytest.raises(ValueError, match=model.title.split(" ")[0]) as refused:
+            run(clip, 'a red "fox"')
+        said = str(refused.value)
+        assert model.encoder in said and model.reason in said and "\n" not in said and said.endswith(".")
+
+
+def test_no_encoder_of_the_host_is_taken_for_anothers_by_the_name_of_its_class(bridge):
+    """ComfyUI makes a class anew for every file; HunyuanImage's is called as Qwen-Image's is."""
+    import comfy.text_encoders.hunyuan_image as hunyuan
+    import comfy.text_encoders.qwen_image as qwen
+
+    row_of = bridge("encoders.text_encoder")._row_of
+    taken, other = (made.__new__(made) for made in (qwen.te(), hunyuan.te()))
+    for module in (taken, other):
+        module.__dict__["clip"] = "qwen25_7b"
+    assert type(taken).__name__ == type(other).__name__
+    assert row_of(taken).key == "qwen-image" and row_of(other) is None
+
+
+@pytest.mark.parametrize("made", ["Flux", "LongCatImage"])
+def test_a_model_that_shares_the_class_of_a_row_and_not_its_network_is_not_taken_for_it(bridge, made):
+    import comfy.supported_models as stock
+
+    model = patcher_of(getattr(stock, made), flux_sizes(64), 1)
+    assert bridge("drawers.door").rows_of(model) == []
+    hidden = bridge("actions.encode").run(encoder("ovis-image"), "a fox")[0]
+    with pytest.raises(ValueError, match="is none whose conditioning is known"):
+        bridge("actions.pool").run(model, hidden)

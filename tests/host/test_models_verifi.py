@@ -19,7 +19,13 @@ WRITERS = (
     "ernie-image",
     "lumina2",
 )
-SILENT = {"flux2-dev": "no text generation", "qwen-image": "end its text", "ideogram4-lm": "cut off"}
+SILENT = {
+    "flux2-dev": "no text generation",
+    "qwen-image": "end its text",
+    "ideogram4-lm": "cut off",
+    "omnigen2": "no text generation",
+    "ovis-image": "no text generation",
+}
 LENGTH = 10
 PROMPTS = ("a red fox", "the moon", "in the snow", "a cat", "over", "an image", "blue", "lazy dog", "quick")
 

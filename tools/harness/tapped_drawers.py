@@ -21,10 +21,13 @@ LATENTS = {
     "joyimage": (1, 16, 1, 8, 12),
     "boogu": (1, 16, 8, 12),
     "ernie-image": (1, 128, 4, 6),
+    "omnigen2": (1, 16, 8, 12),
+    "ovis-image": (1, 16, 8, 12),
 }
 
 
-def _patcher(config, sizes: dict, seed: int):
+def patcher_of(config, sizes: dict, seed: int):
+    """A MODEL of one of the host's configurations in other sizes, with random weights."""
     import comfy.model_patcher
 
     made = config({"image_model": None, **sizes})
@@ -72,7 +75,7 @@ def make_drawer(key: str, seed: int = 1, *, width: int = 64):
             yak_mlp=False,
             txt_norm=False,
         )
-        return _patcher(stock.Flux2, sizes, seed)
+        return patcher_of(stock.Flux2, sizes, seed)
     if key in ("z-image", "lumina2"):
         sizes = dict(
             patch_size=2,
@@ -91,7 +94,7 @@ def make_drawer(key: str, seed: int = 1, *, width: int = 64):
             time_scale=1000.0 if key == "z-image" else 1.0,
             pad_tokens_multiple=32 if key == "z-image" else None,
         )
-        return _patcher(stock.ZImage if key == "z-image" else stock.Lumina2, sizes, seed)
+        return patcher_of(stock.ZImage if key == "z-image" else stock.Lumina2, sizes, seed)
     if key in ("qwen-image", "mage-flow"):
         wide = 128 if key == "qwen-image" else LANGUAGE["hidden_size"]
         sizes = dict(
@@ -102,7 +105,7 @@ def make_drawer(key: str, seed: int = 1, *, width: int = 64):
             joint_attention_dim=wide,
             axes_dims_rope=(8, 12, 12),
         )
-        return _patcher(stock.QwenImage if key == "qwen-image" else stock.MageFlow, sizes, seed)
+        return patcher_of(stock.QwenImage if key == "qwen-image" else stock.MageFlow, sizes, seed)
     if key.startswith("ideogram4"):
         sizes = dict(
             in_channels=128,
@@ -114,7 +117,7 @@ def make_drawer(key: str, seed: int = 1, *, width: int = 64):
             llm_features_dim=13 * LANGUAGE["hidden_size"],
             mrope_section=(4, 6, 6),
         )
-        return _patcher(stock.Ideogram4, sizes, seed)
+        return patcher_of(stock.Ideogram4, sizes, seed)
     if key == "joyimage":
         sizes = dict(
             hidden_size=64,
@@ -123,7 +126,7 @@ def make_drawer(key: str, seed: int = 1, *, width: int = 64):
             num_layers=2,
             rope_dim_list=[8, 12, 12],
         )
-        return _patcher(stock.JoyImage, sizes, seed)
+        return patcher_of(stock.JoyImage, sizes, seed)
     if key == "boogu":
         sizes = dict(
             hidden_size=64,
@@ -136,7 +139,7 @@ def make_drawer(key: str, seed: int = 1, *, width: int = 64):
             axes_dim_rope=(8, 12, 12),
             instruction_feat_dim=LANGUAGE["hidden_size"],
         )
-        return _patcher(stock.Boogu, sizes, seed)
+        return patcher_of(stock.Boogu, sizes, seed)
     if key == "ernie-image":
         sizes = dict(
             hidden_size=96,
@@ -146,5 +149,41 @@ def make_drawer(key: str, seed: int = 1, *, width: int = 64):
             text_in_dim=width,
             rope_axes_dim=(8, 12, 12),
         )
-        return _patcher(stock.ErnieImage, sizes, seed)
+        return patcher_of(stock.ErnieImage, sizes, seed)
+    if key == "omnigen2":
+        sizes = dict(
+            hidden_size=64,
+            num_layers=2,
+            num_refiner_layers=1,
+            num_attention_heads=2,
+            num_kv_heads=1,
+            multiple_of=32,
+            axes_dim_rope=(8, 12, 12),
+            text_feat_dim=width,
+        )
+        return patcher_of(stock.Omnigen2, sizes, seed)
+    if key == "ovis-image":
+        return patcher_of(stock.Flux, flux_sizes(width, yak_mlp=True, txt_norm=True), seed)
     raise KeyError(key)
+
+
+def flux_sizes(context: int, **other) -> dict:
+    """A small network of FLUX.1's class; Ovis-Image, LongCat-Image and others are of it too."""
+    return dict(
+        axes_dim=[8, 12, 12],
+        num_heads=2,
+        mlp_ratio=3.0,
+        theta=10000,
+        in_channels=16,
+        out_channels=16,
+        qkv_bias=True,
+        patch_size=2,
+        hidden_size=64,
+        context_in_dim=context,
+        vec_in_dim=None,
+        depth=1,
+        depth_single_blocks=2,
+        guidance_embed=False,
+        txt_ids_dims=[1, 2],
+        **other,
+    )

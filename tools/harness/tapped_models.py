@@ -6,6 +6,7 @@ import importlib
 import io
 from contextlib import ExitStack
 from functools import cache, partial
+from types import SimpleNamespace
 from unittest import mock
 
 import torch
@@ -156,9 +157,70 @@ def make_encoder(key: str, seed: int = 0):
 
                 rows = {"vocab_size": sentencepiece.SentencePieceProcessor(model_proto=pieces()).get_piece_size()}
                 return _clip(part.te(), part.LuminaTokenizer, "gemma2_2b", rows, seed, {"spiece_model": pieces()})
+            case "omnigen2":
+                part = _part("omnigen2")
+                return _clip(part.te(), part.Omnigen2Tokenizer, "qwen25_3b", {}, seed)
+            case "ovis-image":
+                part = _part("ovis")
+                return _clip(part.te(), part.OvisTokenizer, "qwen3_2b", {}, seed)
     raise KeyError(key)
 
 
+def make_encoder_without_row(name: str, seed: int = 0):
+    """The CLIP of a model that ``profiles.NOT_SERVED`` names, as the stock loader puts it together."""
+    match name:
+        case "HunyuanImage 2.1":
+            part = _part("hunyuan_image")
+            return _qwen25(part.te(byt5=False), part.HunyuanImageTokenizer, seed)
+        case "HunyuanImage 2.1 with glyphs":
+            part = _part("hunyuan_image")
+            return _qwen25(part.te(), part.HunyuanImageTokenizer, seed)
+        case "HunyuanVideo 1.5":
+            tokenizer = _part("hunyuan_video").HunyuanVideo15Tokenizer
+            return _qwen25(_part("hunyuan_image").te(byt5=False), tokenizer, seed)
+        case "Kandinsky 5":
+            part = _part("kandinsky5")
+            return _qwen25(part.te(), part.Kandinsky5Tokenizer, seed)
+        case "LongCat-Image":
+            part = _part("longcat_image")
+            return _qwen25(part.te(), part.LongCatImageTokenizer, seed)
+        case "Lens":
+            return _gpt_oss()
+        case "Anima":
+            part = _part("anima")
+            return _clip(part.te(), part.AnimaTokenizer, "qwen3_06b", {}, seed)
+    raise KeyError(name)
+
+
+def _gpt_oss():
+    """Lens without weights, which its layers get with a file alone; its tokenizer comes with that file."""
+    from tokenizers import Tokenizer, models
+
+    part = _part("gpt_oss")
+    words = Tokenizer(models.BPE({"a": 0, "b": 1}, [])).to_str().encode()
+    sizes = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=HEAD)
+    sizes |= dict(intermediate_size=64, num_local_experts=2, num_experts_per_tok=1, vocab_size=300)
+    module = part.lens_te()(model_options={"gpt_oss_config": sizes, "selected_layers": (0, 1)}, dtype=torch.float32)
+    tokenizer = part.LensTokenizer(tokenizer_data={"tokenizer_json": words})
+    patcher = SimpleNamespace(load_device=torch.device("cpu"), hook_patches={}, forced_hooks=None, is_clip=True)
+    return SimpleNamespace(
+        cond_stage_model=module,
+        tokenizer=tokenizer,
+        patcher=patcher,
+        apply_hooks_to_conds=None,
+        use_clip_schedule=False,
+    )
+
+
+WITHOUT_ROW = (
+    "HunyuanImage 2.1",
+    "HunyuanImage 2.1 with glyphs",
+    "HunyuanVideo 1.5",
+    "Kandinsky 5",
+    "LongCat-Image",
+    "Lens",
+    "Anima",
+)
 KEYS = (
     "krea2",
     "flux2-klein-4b",
@@ -173,5 +235,7 @@ KEYS = (
     "boogu",
     "ernie-image",
     "lumina2",
+    "omnigen2",
+    "ovis-image",
 )
-__all__ = ["KEYS", "make_encoder", "SMALL"]
+__all__ = ["KEYS", "WITHOUT_ROW", "make_encoder", "make_encoder_without_row", "SMALL"]

@@ -79,6 +79,8 @@ class StockDrawer:
         keep = hidden.weights != 0
         part = hidden if keep.all() else take(hidden, keep)
         tensor = combine(apply_gains(part.states, gains, keep_rms), row.combination)
+        if row.zero_padding:
+            tensor = torch.where((part.roles == PADDING)[None, :, None], 0.0, tensor)
         tensor = with_features(tensor.to(comfy.model_management.intermediate_device()), part.weights, part.spans)
         return [[tensor, {"pooled_output": None, **mask_options(row, part), STOCK_ABOUT: about(hidden)}]]
 
@@ -112,8 +114,15 @@ class StockDrawer:
 
 def kind_of(model) -> str:
     """Class of a MODEL that a row names, or an empty string; the nearest class counts, as some build on others."""
-    names = [parent.__name__ for parent in type(model.model).__mro__]
-    return next((name for name in names if profiles_of_model(name)), "")
+    for parent in type(model.model).__mro__:
+        rows = profiles_of_model(parent.__name__)
+        if rows:
+            return parent.__name__ if any(_has_sign(row, _network(model)) for row in rows) else ""
+    return ""
+
+
+def _has_sign(row: Profile, network) -> bool:
+    return not row.sign or getattr(network, row.sign, None) is not None
 
 
 def features_of(model) -> int:

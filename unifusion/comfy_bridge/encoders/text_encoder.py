@@ -14,7 +14,7 @@ from ...folder_words import FolderWords
 from ...hidden_states import SYSTEM, TEMPLATE, HiddenStates, make_hidden_states
 from ...limits import check_tokens
 from ...messages import IMAGE_PAD, OPENER, Segment, Tokens
-from ...profiles import PROFILES, Profile, profile_of_encoder
+from ...profiles import NOT_SERVED, PROFILES, Profile, profile_of_encoder
 from ...quoting import quoted
 from ...references import TOKEN
 from .clip_hooks import check_hooks
@@ -111,10 +111,28 @@ class _DeepestTapReached(Exception):
     pass
 
 
+def _classes(module) -> list[type]:
+    """Classes of a CLIP's module, the nearest first.
+
+    ComfyUI makes the last class anew for every file, with an underscore behind its name, and that name may be another
+    model's: HunyuanImage's is called after Qwen-Image's.
+    """
+    return [parent for parent in type(module).__mro__ if not parent.__name__.endswith("_")]
+
+
+def _refusal(module, transformer) -> str:
+    """The beginning of a sentence that says which text encoder this is and why it cannot be used."""
+    for parent in _classes(module):
+        for model in NOT_SERVED:
+            if parent.__name__ == model.encoder:
+                return f"This text encoder ({parent.__name__}) belongs to {model.title}, which {model.reason}"
+    return f"This text encoder ({_classes(module)[0].__name__}) {why_not(type(transformer))}"
+
+
 def _row_of(module) -> Profile | None:
     """The row of a CLIP's module: the nearest of its classes that says how it encodes."""
-    for parent in type(module).__mro__:
-        row = profile_of_encoder(parent.__name__.rstrip("_"), getattr(module, "clip", ""))
+    for parent in _classes(module):
+        row = profile_of_encoder(parent.__name__, getattr(module, "clip", ""))
         if row is not None or "encode_token_weights" in vars(parent):
             return row
     return None
@@ -136,11 +154,11 @@ class VLM:
         decoder = getattr(transformer, "model", None)
         self.wrapper = getattr(clip.tokenizer, getattr(clip.tokenizer, "clip", ""), None)
         self.tokenizer = adapted(getattr(self.wrapper, "tokenizer", None))
-        kind = type(model).__name__.rstrip("_")
+        kind = _classes(model)[0].__name__
         self.row = getattr(model, "unifusion_row", None) or _row_of(model)  # a folder brings its own
         if not hasattr(decoder, "layers") or (self.row is None and not hasattr(transformer, "build_image_inputs")):
             raise ValueError(
-                f"This text encoder ({kind}) {why_not(type(transformer))}. Load a Qwen3-VL encoder "
+                f"{_refusal(model, transformer)}. Load a Qwen3-VL encoder "
                 f"(CLIPLoader, type 'krea2'), the UniFusion miniature, or an encoder of docs/models.md."
             )
         self.decoder = decoder
