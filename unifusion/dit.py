@@ -167,12 +167,25 @@ class LastLayer(nn.Module):
         return self.linear((1 + scale) * self.norm(x) + shift)
 
 
+def text_projection(c: DiTConfig) -> nn.Sequential:
+    """(B, T, W) -> (B, T, D)."""
+    return nn.Sequential(
+        RMSNorm(c.txtdim),
+        nn.Linear(c.txtdim, c.features),
+        nn.GELU(approximate="tanh"),
+        nn.Linear(c.features, c.features),
+    )
+
+
 class SingleStreamDiT(nn.Module):
     """The whole of Krea 2's transformer, its text fusion included.
 
     Call :meth:`condition` once for a prompt and :meth:`denoise` at every step; ``forward`` is
     both. With ``gradient_checkpointing`` set, blocks are recomputed in the backward pass.
+    :mod:`.layers_to_blocks` overrides how text enters.
     """
+
+    block = SingleStreamBlock
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -180,23 +193,24 @@ class SingleStreamDiT(nn.Module):
         self.gradient_checkpointing = False
         token = c.channels * c.patch**2
         self.first = nn.Linear(token, c.features)
-        self.blocks = nn.ModuleList(
-            SingleStreamBlock(c.features, c.heads, c.multiplier, c.kvheads) for _ in range(c.layers)
-        )
+        self.blocks = nn.ModuleList(self.block(c.features, c.heads, c.multiplier, c.kvheads) for _ in range(c.layers))
         self.tmlp = nn.Sequential(
             nn.Linear(c.tdim, c.features), nn.GELU(approximate="tanh"), nn.Linear(c.features, c.features)
         )
-        self.txtfusion = build_pooling(
-            c.pooling, c.txtlayers, c.txtdim, c.txtheads, c.multiplier, c.refiner, c.txtinput
-        )
-        self.txtmlp = nn.Sequential(
-            RMSNorm(c.txtdim),
-            nn.Linear(c.txtdim, c.features),
-            nn.GELU(approximate="tanh"),
-            nn.Linear(c.features, c.features),
-        )
+        self.txtfusion = self.fusion(c)
+        self.txtmlp = self.into_blocks(c)
         self.last = LastLayer(c.features, token)
         self.tproj = nn.Sequential(nn.GELU(approximate="tanh"), nn.Linear(c.features, 6 * c.features))
+
+    @staticmethod
+    def fusion(c: DiTConfig) -> nn.Module:
+        """From the hidden states of the taps to what :meth:`into_blocks` takes."""
+        return build_pooling(c.pooling, c.txtlayers, c.txtdim, c.txtheads, c.multiplier, c.refiner, c.txtinput)
+
+    @staticmethod
+    def into_blocks(c: DiTConfig) -> nn.Module:
+        """From the width of the hidden states to that of the blocks."""
+        return text_projection(c)
 
     def condition(self, states: Tensor, key_bias: Tensor | None = None) -> Tensor:
         """Hidden states (B, T, N, W), or what the pooling made of them (B, T, W), -> text tokens (B, T, D).
@@ -204,6 +218,16 @@ class SingleStreamDiT(nn.Module):
         ``key_bias`` as in :meth:`forward`.
         """
         return self.txtmlp(states if states.ndim == 3 else self.txtfusion(states, key_bias))
+
+    def opened(self, text: Tensor, image: Tensor) -> Tensor:
+        """The sequence in front of the first block: text, if it travels through the blocks, then patches (B, P, D)."""
+        return torch.cat([text, image], dim=1)
+
+    def passed(
+        self, index: int, x: Tensor, text: Tensor, modulation: Tensor, bias: Tensor | None, rotary: Tensor
+    ) -> Tensor:
+        """The sequence behind block ``index``; ``text`` is there for models that give every block its own."""
+        return self.blocks[index](x, modulation, bias, rotary)
 
     def denoise(
         self, latent: Tensor, t: Tensor, text: Tensor, key_bias: Tensor | None = None, features_at: int | None = None
@@ -226,20 +250,20 @@ class SingleStreamDiT(nn.Module):
         time = self.tmlp(timestep_embedding(t, self.config.tdim)[:, None].to(image.dtype))
         modulation = self.tproj(time)
 
-        count = text.shape[1]
+        x = self.opened(text, image)
+        count = x.shape[1] - image.shape[1]
         head_size = self.config.features // self.config.heads
         rotary = rotary_table(rows, columns, count, head_size, self.config.theta, latent.device)
         bias = None
         if key_bias is not None:
             bias = F.pad(key_bias.float(), (0, image.shape[1]))[:, None, None, :]
 
-        x = torch.cat([text, image], dim=1)
         features = None
-        for index, block in enumerate(self.blocks):
+        for index in range(len(self.blocks)):
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, modulation, bias, rotary, use_reentrant=False)
+                x = checkpoint(self.passed, index, x, text, modulation, bias, rotary, use_reentrant=False)
             else:
-                x = block(x, modulation, bias, rotary)
+                x = self.passed(index, x, text, modulation, bias, rotary)
             if index + 1 == features_at:
                 features = x[:, count:]
         velocity = unpatchify(self.last(x[:, count:], time), patch, rows, columns)

@@ -110,13 +110,22 @@ class Attention(nn.Module):
             rotary: (2, T, head size / 2), position code of queries and keys; see :func:`rotate_pairs`.
         """
 
-        def split(y: Tensor, heads: int) -> Tensor:
-            return y.unflatten(-1, (heads, self.head_size)).transpose(1, 2)
+        return self.mixed(x, *self.queries_keys_values(x, rotary), bias)
 
-        q, k = self.qknorm(split(self.wq(x), self.heads), split(self.wk(x), self.kvheads))
-        v = split(self.wv(x), self.kvheads)
+    def split(self, y: Tensor, heads: int) -> Tensor:
+        """(B, T, heads * head size) -> (B, heads, T, head size)."""
+        return y.unflatten(-1, (heads, self.head_size)).transpose(1, 2)
+
+    def queries_keys_values(self, x: Tensor, rotary: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Each (B, heads or kvheads, T, head size), normed and turned."""
+        q, k = self.qknorm(self.split(self.wq(x), self.heads), self.split(self.wk(x), self.kvheads))
+        v = self.split(self.wv(x), self.kvheads)
         if rotary is not None:
             q, k = rotate_pairs(q, rotary), rotate_pairs(k, rotary)
+        return q, k, v
+
+    def mixed(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """Attention's output (B, T, features); there may be more keys than queries."""
         if self.kvheads != self.heads:
             k = k.repeat_interleave(self.heads // self.kvheads, dim=1)
             v = v.repeat_interleave(self.heads // self.kvheads, dim=1)
@@ -238,19 +247,71 @@ class FixedPooling(nn.Module):
         return _refine(self.refiner_blocks, pooled, key_bias)
 
 
+class ConcatenationPooling(nn.Module):
+    """The tapped layers of a token side by side, then one linear, then the same refiner: for comparison.
+
+    Args:
+        taps, width, heads, multiplier, refiner, inputs: as in :class:`LayerwiseAttentionPooling`.
+    """
+
+    def __init__(
+        self, taps: int, width: int, heads: int = HEADS, multiplier: int = 4, refiner: int = 2, inputs: int = 0
+    ) -> None:
+        super().__init__()
+        self.joined = nn.Linear(taps * (inputs or width), width, bias=False)
+        self.refiner_blocks = _refiner(width, heads, multiplier, refiner)
+
+    def forward(self, states: Tensor, key_bias: Tensor | None = None) -> Tensor:
+        """(B, T, N, W) and (B, T) or None -> (B, T, W)."""
+        return _refine(self.refiner_blocks, self.joined(states.flatten(2)), key_bias)
+
+
+class RefinedLayers(nn.Module):
+    """Some of the tapped layers, each by itself through one and the same refiner: for models that do not pool.
+
+    Args:
+        layers: places among the taps.
+        width, heads, multiplier, refiner, inputs: as in :class:`LayerwiseAttentionPooling`.
+    """
+
+    def __init__(
+        self,
+        layers: tuple[int, ...],
+        width: int,
+        heads: int = HEADS,
+        multiplier: int = 4,
+        refiner: int = 2,
+        inputs: int = 0,
+    ) -> None:
+        super().__init__()
+        self.layers = layers
+        self.input = _input(inputs, width)
+        self.refiner_blocks = _refiner(width, heads, multiplier, refiner)
+
+    def forward(self, states: Tensor, key_bias: Tensor | None = None) -> Tensor:
+        """(B, T, N, W) and (B, T) or None -> (B, layers, T, W)."""
+        x = states[:, :, list(self.layers)].transpose(1, 2).flatten(0, 1)
+        if self.input is not None:
+            x = self.input(x)
+        bias = None if key_bias is None else key_bias.repeat_interleave(len(self.layers), dim=0)
+        return _refine(self.refiner_blocks, x, bias).unflatten(0, (-1, len(self.layers)))
+
+
 def build_pooling(
     kind: str, taps: int, width: int, heads: int = HEADS, multiplier: int = 4, refiner: int = 2, inputs: int = 0
 ) -> nn.Module:
     """The pooling named ``kind``.
 
     Args:
-        kind: ``lap``; ``last``, the last tapped layer; ``average`` of all; ``tap:i``, one of them.
+        kind: ``lap``; ``last``, the last tapped layer; ``average`` of all; ``tap:i``, one of them; ``concatenation`` of all.
 
     Raises:
         ValueError: for another name, or a tap that is not there.
     """
     if kind == "lap":
         return LayerwiseAttentionPooling(taps, width, heads, multiplier, refiner, inputs)
+    if kind == "concatenation":
+        return ConcatenationPooling(taps, width, heads, multiplier, refiner, inputs)
     if kind == "average":
         weights = [1.0 / taps] * taps
     elif kind == "last":
@@ -258,5 +319,7 @@ def build_pooling(
     elif kind.startswith("tap:") and kind[4:].isdigit() and int(kind[4:]) < taps:
         weights = [float(i == int(kind[4:])) for i in range(taps)]
     else:
-        raise ValueError(f"There is no pooling {quoted(kind)}; use lap, last, average or tap:i with i below {taps}.")
+        raise ValueError(
+            f"There is no pooling {quoted(kind)}; use lap, last, average, concatenation or tap:i with i below {taps}."
+        )
     return FixedPooling(weights, width, heads, multiplier, refiner, inputs)

@@ -102,3 +102,9 @@ def annotations(folder: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
     """(label, keywords) of every emoji by its code, from CLDR by way of emojibase-data."""
     values = _read(_archive(folder, WORDS), "en/data.json")
     return {one["hexcode"].lower(): (one["label"], tuple(one.get("tags", ()))) for one in values}
+
+
+def categories(folder: Path) -> dict[str, str]:
+    """Category of every emoji by its name, as noto sorts them."""
+    values = _read(_archive(folder, STYLES["noto"].archive), "metadata.json")
+    return {name: category for category, names in values["categories"].items() for name in names}

@@ -45,7 +45,8 @@ def sample(
         (B, C, H, W).
     """
     text = dit.condition(states, key_bias)
-    empty = dit.condition(empty_states).expand(len(noise), -1, -1)
+    empty = dit.condition(empty_states)
+    empty = empty.expand(len(noise), *empty.shape[1:])
     x = noise
     levels = schedule(steps, mu)
     for now, after in zip(levels[:-1], levels[1:]):
