@@ -119,6 +119,33 @@ def test_a_template_can_be_read_before_and_after_a_run(rendered, server, graph):
         assert over == [] and width * 0.7 <= CANVAS[0]
 
 
+@pytest.mark.parametrize("width", [1280, 1400, 1920])
+def test_a_template_from_the_gallery_opens_at_a_zoom_that_shows_its_texts(server, width):
+    """The frontend fits it at 0.56 in a window of 1400 px, where the classic renderer draws no text at all."""
+    with browser.open_page(server.url, width=width, height=900) as page:
+        for graph in GRAPHS:
+            page.evaluate(
+                "([graph, name]) => app.loadGraphData(graph, true, true, name, { openSource: 'template' })",
+                [shipped(graph), graph.name],
+            )
+            page.wait_for_timeout(300)
+            seen = page.evaluate("""() => { const { scale, offset } = app.canvas.ds;
+                const at = (n) => [(n.pos[0] + offset[0]) * scale, (n.pos[1] - 30 + offset[1]) * scale,
+                    (n.pos[0] + n.size[0] + offset[0]) * scale];
+                return [scale, app.canvas.low_quality, app.graph.nodes.map(at)] }""")
+            scale, coarse, places = seen
+            assert scale >= 0.6 and not coarse, graph.name
+            assert min(left for left, _, _ in places) >= 50 and min(top for _, top, _ in places) >= 30, graph.name
+            if width >= 1400:
+                assert max(right for _, _, right in places) <= width, graph.name
+        saved = page.evaluate(
+            "() => { app.canvas.ds.scale = 0.4; const g = app.graph.serialize(); g.extra.ds.scale = 0.4; return g }"
+        )
+        page.evaluate("(graph) => app.loadGraphData(graph)", saved)
+        page.wait_for_timeout(300)
+        assert page.evaluate("() => app.canvas.ds.scale") == 0.4  # a creator's own view stays
+
+
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
 def test_saving_an_opened_workflow_changes_no_value(page, graph):
     open_graph(page, shipped(graph))
@@ -317,6 +344,7 @@ def test_titles_and_inputs_are_shown_in_the_creators_language(page, server):
         page.request.post(f"{server.url}/settings/Comfy.Locale", data=json.dumps(language))
         page.reload()
         page.wait_for_function(browser.READY, timeout=180_000)
+        page.wait_for_timeout(4000)  # the graph of before comes back by itself, after the nodes
 
     reload("ja")  # this frontend has no German interface yet, so German is only served
     try:
@@ -326,6 +354,21 @@ def test_titles_and_inputs_are_shown_in_the_creators_language(page, server):
         found = page.evaluate("""() => { app.graph.clear(); app.graph.add(LiteGraph.createNode('UniFusionDiTSampler'));
             const node = app.graph.nodes[0];
             return [node.title, ...node.widgets.map((w) => w.label), ...node.inputs.map((i) => i.label)] }""")
+        open_graph(page, shipped(TEXT))
+        (note,) = notes(page)
+        kept = page.evaluate("() => app.graph.serialize()")
+        (changed,) = [node for node in kept["nodes"] if node["type"] == "MarkdownNote"]
+        changed["widgets_values"][0] += "\nmy own line"
     finally:
         reload("en")
     assert {"DiT サンプラー", "プリセット", "画像のガイダンス"} <= set(found)
+    english = "\n".join(TEXT.notes[0].splitlines())
+    assert note[0] == "はじめに" and note[1].startswith("## 文章から画像\n\n**実行**") and note[1] != english
+    open_graph(page, kept)  # saved in Japanese, opened in English; a line of the creator's own stays
+    assert notes(page) == [["Read me", english + "\nmy own line"]]
+
+
+def notes(page):
+    return page.evaluate(
+        "() => app.graph.nodes.filter((n) => n.type === 'MarkdownNote').map((n) => [n.title, n.widgets[0].value])"
+    )

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from harness.graphs import GRAPHS
 
 from unifusion.profiles import PROFILES
 
@@ -119,6 +120,26 @@ def test_choices_have_labels_in_other_languages(info):
     shown = {option for about in info.values() for option in options(about["input"])}
     plain = {option for option in shown if option[:1].islower() or option[:1].isdigit()} - proper
     assert plain <= set(table), sorted(plain - set(table))
+
+
+@pytest.mark.parametrize("column, language", [(0, "ja"), (1, "zh")])
+def test_notes_of_templates_have_lines_in_other_languages(column, language):
+    """Addresses and names of folders stay as they are; nodes are called what they are called in that language."""
+    script = (HELP.parent / "js" / "notes.js").read_text(encoding="utf-8")
+    table = json.loads(script.split("const LINES = ")[1].split(";\nconst ")[0])
+    names = read(language, "nodeDefs.json")
+    english = {
+        about["display_name"]: names[node]["display_name"] for node, about in read("en", "nodeDefs.json").items()
+    }
+    lines = {line for graph in GRAPHS for note in graph.notes for line in note.splitlines() if line.strip()}
+    plain = {line for line in lines if not re.fullmatch(r"\[[^\]]*\]\(\S+\)|\*\*models/\w+\*\*", line)}
+    assert plain and plain <= set(table), sorted(plain - set(table))
+    assert set(table) - lines == {"Read me"}
+    for line, texts in table.items():
+        for kept in re.findall(r"`[^`]+`|\]\(\S+\)|\d+ x \d+", line):
+            assert kept in texts[column] or kept == "`IMAGE`", line
+        for name in re.findall(r"\*([^*]+)\*", line):
+            assert name not in english or f"*{english[name]}*" in texts[column], line
 
 
 def test_pictures_of_help_pages_exist():

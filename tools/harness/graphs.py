@@ -279,15 +279,13 @@ Put each file into its folder, then press *R* on the canvas.
 **models/vae** (about 0.3 GB)
 [qwen_image_vae.safetensors]({files}vae/qwen_image_vae.safetensors)
 {more}
-**Memory.** A 16 GB card holds the drawing model whole; with less, ComfyUI keeps a part in main memory (32 GB) and
-draws slower. Encoder and drawing model need not fit together: the encoder makes way.
+**Memory.** A 16 GB card holds the drawing model whole; with less, ComfyUI keeps a part in main memory (32 GB) and draws slower. Encoder and drawing model need not fit together: the encoder makes way.
 
 **Size.** Best near one megapixel: 1024 x 1024, 1248 x 832, 832 x 1248. Width and height are on the node that draws.
 
 **Prompt.** {advice}
 
-**Licence.** The weights come under Krea's own licence, to be read [beside the files](https://huggingface.co/Comfy-Org/Krea-2) before they
-are used for work; this pack is Apache-2.0.
+**Licence.** The weights come under Krea's own licence, to be read [beside the files](https://huggingface.co/Comfy-Org/Krea-2) before they are used for work; this pack is Apache-2.0.
 """
 TURBO_ADVICE = (
     "A few words are enough: *VERIFI Rewrite* writes the description, in the prompt's language. Say what must be there; "
@@ -554,8 +552,8 @@ STYLE = Graph(
     },
     [
         "## Style and subject\n\nNames of the board stand in the prompt as `@subject` and `@style`. Write what to take "
-        "from which picture. *Reference* nodes instead of the board let a picture count in one part of the schedule "
-        "only: early steps make the layout, late ones the details.\n\n" + OWN
+        "from which picture. A row's last two numbers let a picture count in one part of the schedule only: early steps "
+        "make the layout, late ones the details.\n\n" + OWN
     ],
     [
         (280, [("load", 130), ("subject", 110), ("style", 110), ("note", 400)]),
