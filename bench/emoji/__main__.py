@@ -35,21 +35,23 @@ def run_all(comparison: Comparison, seconds: float | None) -> None:
 
     from .emoji_reading import best_tap
     from .emoji_runs import DONE, config_of, queue, train, trained
-    from .emoji_scores import SCORES, score
+    from .emoji_scores import DRAWN, SCORES, score
 
     emoji, probes = opened(comparison)
     tap = best_tap(probes, emoji.taps)
     began = time.monotonic()
     for run in queue(comparison):
-        folder = comparison.out / run.folder
+        done, scores, drawn = (run.file(comparison.out, name) for name in (DONE, SCORES, DRAWN))
+        if scores.is_file():
+            continue
         if seconds is not None and time.monotonic() - began > seconds:
             print("the time is over; start it again to go on")
             return
-        if not (folder / DONE).is_file():
-            print(f"{run.folder}", flush=True)
+        if not done.is_file():
+            print(f"{run.folder} to step {run.steps}", flush=True)
             train(run, comparison, emoji, tap)
-        if not (folder / SCORES).is_file():
-            score(trained(folder, config_of(run.variant, comparison, emoji.width, tap)), emoji, folder)
+        config = config_of(run.variant, comparison, emoji.width, tap)
+        score(trained(comparison.out / run.folder, config), emoji, scores, drawn)
 
 
 def main() -> None:

@@ -12,10 +12,9 @@ import numpy as np
 
 from recipes.emoji.emoji_words import TEST, TRAINING
 from recipes.emoji.icon_sets import STYLES
-from unifusion.training.trainer import HELD_OUT
 
 from .emoji_reading import fit_reader
-from .emoji_runs import DONE, VARIANTS, Run, finished
+from .emoji_runs import DONE, VARIANTS, Run, better_rate, finished, losses_on_validation
 from .emoji_scores import DRAWN, SCORES, items, read_pictures
 from .emoji_set import Comparison, EmojiSet
 from .emoji_statistics import LEAST_SEEDS, Figure, difference, figure
@@ -32,34 +31,22 @@ SHOWN = 12  # held-out words of the grid
 LEAST_OF_A_CATEGORY = 40  # training names; smaller categories are not read
 
 
-def log_of(folder: Path) -> list[tuple[int, float]]:
-    """(step, loss on validation's words) of a run."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [(line["step"], line[HELD_OUT]) for line in lines if HELD_OUT in line]
-
-
-def by_rate(comparison: Comparison, runs: list[Run]) -> dict[str, list[Run]]:
-    """Each variant's runs at the pooling rate that is better on validation's words.
-
-    Rates are compared over the seeds of the first; one that lacks a seed is not chosen.
-    """
-    chosen = {}
+def rounds_of(comparison: Comparison, runs: list[Run]) -> dict[int, dict[str, list[Run]]]:
+    """Steps -> variant -> its finished runs by seed, at the pooling rate that is better on validation's words."""
+    rounds: dict[int, dict[str, list[Run]]] = {}
     for variant in VARIANTS:
-        own = defaultdict(dict)
-        for run in runs:
-            if run.variant == variant:
-                own[run.pooling_rate][run.seed] = run
-        if not own:
-            continue
-        first = next(rate for rate in comparison.pooling_rates if rate in own)
-        seeds = set(own[first])
-        whole = {rate: found for rate, found in own.items() if seeds <= set(found)}
+        rate = better_rate(comparison, variant)
+        for steps in comparison.rounds:
+            own = [r for r in runs if (r.variant, r.pooling_rate, r.steps) == (variant, rate, steps)]
+            if own:
+                rounds.setdefault(steps, {})[variant.name] = own
+    return rounds
 
-        def loss(rate: float, whole=whole, seeds=seeds) -> float:
-            return sum(log_of(comparison.out / whole[rate][seed].folder)[-1][1] for seed in seeds)
 
-        chosen[variant.name] = [run for _, run in sorted(whole[min(whole, key=loss)].items())]
-    return chosen
+def shown_round(rounds: dict[int, dict[str, list[Run]]]) -> int:
+    """The longest round that every variant has a seed of; without one, the first."""
+    whole = [steps for steps, chosen in rounds.items() if len(chosen) == len(VARIANTS)]
+    return max(whole, default=min(rounds))
 
 
 def measured(comparison: Comparison, emoji: EmojiSet, chosen: dict[str, list[Run]]) -> tuple[dict, dict]:
@@ -81,9 +68,8 @@ def measured(comparison: Comparison, emoji: EmojiSet, chosen: dict[str, list[Run
     values: dict = {measure: defaultdict(dict) for measure in MEASURES}
     for name, runs in chosen.items():
         for run in runs:
-            folder = comparison.out / run.folder
-            scores = json.loads((folder / SCORES).read_text())
-            read = read_pictures(np.load(folder / DRAWN), emoji, reader, classes)
+            scores = json.loads(run.file(comparison.out, SCORES).read_text())
+            read = read_pictures(np.load(run.file(comparison.out, DRAWN)), emoji, reader, classes)
             values["flow loss"][name][run.seed] = np.array(scores["losses"]).mean(1)
             for measure, found in read.items():
                 values[measure][name][run.seed] = found
@@ -132,7 +118,7 @@ def differences(values: dict[str, dict[int, np.ndarray]]) -> dict[str, Figure]:
 
 def silenced(comparison: Comparison, runs: list[Run], taps: tuple[int, ...]) -> dict:
     """What LAP reads, and what its loss gains where one layer is silenced: means over seeds and differences."""
-    scores = {run.seed: json.loads((comparison.out / run.folder / SCORES).read_text()) for run in runs}
+    scores = {run.seed: json.loads(run.file(comparison.out, SCORES).read_text()) for run in runs}
     whole = {seed: np.array(s["losses"]).mean(1) for seed, s in scores.items()}
     shares = np.array([s["layers_read"] for s in scores.values()])
     return {
@@ -152,7 +138,7 @@ def plot_curves(comparison: Comparison, chosen: dict[str, list[Run]], path: Path
     figure_, axes = plt.subplots(figsize=(8, 5))
     for number, (name, runs) in enumerate(chosen.items()):
         for run in runs:
-            steps, losses = zip(*log_of(comparison.out / run.folder))
+            steps, losses = zip(*losses_on_validation(comparison.out / run.folder).items())
             label = f"{name} ({len(runs)} seed{'s' * (len(runs) > 1)})" if run is runs[0] else None
             axes.plot(steps, losses, color=plt.get_cmap("tab10")(number), linewidth=1.2, alpha=0.8, label=label)
     axes.set(xlabel="step", ylabel="flow loss on the words of validation")
@@ -170,7 +156,7 @@ def plot_words(comparison: Comparison, emoji: EmojiSet, chosen: dict[str, list[R
     things, styles = items(emoji)
     places = np.linspace(0, len(things) - 1, SHOWN).astype(int)
     rows = {"real": emoji.pictures[things, styles].numpy()}
-    rows |= {name: np.load(comparison.out / runs[0].folder / DRAWN) for name, runs in chosen.items()}
+    rows |= {name: np.load(runs[0].file(comparison.out, DRAWN)) for name, runs in chosen.items()}
     figure_, axes = plt.subplots(len(rows), SHOWN, figsize=(SHOWN * 0.9, len(rows) * 0.95), squeeze=False)
     for line, (name, pictures) in zip(axes, rows.items()):
         for cell, place in zip(line, places):
@@ -209,7 +195,7 @@ def plot_layers(found: dict, probes: dict[str, float], path: Path) -> None:
 
 def heading(comparison: Comparison, emoji: EmojiSet, chosen: dict[str, list[Run]], facts: dict, probes: dict) -> str:
     """What stands behind the table, in words."""
-    steps = comparison.steps
+    steps = next(iter(chosen.values()))[0].steps
     counts = {name: len(runs) for name, runs in chosen.items()}
     rates = {name: f"{runs[0].pooling_rate:g}" for name, runs in chosen.items()}
     missing = [variant.name for variant in VARIANTS if variant.name not in chosen]
@@ -258,27 +244,39 @@ def _layers_words(found: dict) -> str:
 
 
 def write(comparison: Comparison, emoji: EmojiSet, probes: dict[str, float], out: Path) -> str:
-    """Everything into ``out``; the Markdown."""
-    runs = [run for run in finished(comparison) if (comparison.out / run.folder / SCORES).is_file()]
-    chosen = by_rate(comparison, runs)
+    """Everything into ``out``; the Markdown.
+
+    Raises:
+        ValueError: if no run is finished.
+    """
+    runs = [run for run in finished(comparison) if run.file(comparison.out, SCORES).is_file()]
+    if not runs:
+        raise ValueError(f"No run in {comparison.out.name} is finished yet; start python -m bench.emoji run first.")
+    rounds = rounds_of(comparison, runs)
+    steps = shown_round(rounds)
+    chosen = rounds[steps]
     out.mkdir(parents=True, exist_ok=True)
     values, facts = measured(comparison, emoji, chosen)
-    about = {n: json.loads((comparison.out / found[0].folder / DONE).read_text()) for n, found in chosen.items()}
-    text = [heading(comparison, emoji, chosen, facts, probes), "", table(values, about)]
+    done = {run: json.loads(run.file(comparison.out, DONE).read_text()) for run in runs}
+    text = [
+        heading(comparison, emoji, chosen, facts, probes),
+        "",
+        table(values, {n: done[r[0]] for n, r in chosen.items()}),
+    ]
     kept = {
         "comparison": {k: v for k, v in asdict(comparison).items() if k != "runs"},
+        "steps": steps,
         "probes": probes,
         "facts": facts,
-        "runs": [json.loads((comparison.out / run.folder / DONE).read_text()) for run in runs],
+        "runs": list(done.values()),
         "figures": {
             m: {n: asdict(figure(np.stack(list(o.values())))) for n, o in v.items()} for m, v in values.items()
         },
         "differences": {m: {n: asdict(f) for n, f in differences(v).items()} for m, v in values.items()},
-        "curves": {run.folder: log_of(comparison.out / run.folder) for run in runs},
+        "curves": {run.folder: losses_on_validation(comparison.out / run.folder) for run in runs},
     }
-    if chosen:
-        plot_curves(comparison, chosen, out / "curves.png")
-        plot_words(comparison, emoji, chosen, out / "words.png")
+    plot_curves(comparison, chosen, out / "curves.png")
+    plot_words(comparison, emoji, chosen, out / "words.png")
     if LAP in chosen:
         found = silenced(comparison, chosen[LAP], emoji.taps)
         plot_layers(found, probes, out / "layers.png")

@@ -1,7 +1,8 @@
 """The queue of runs: eight ways to use layers, each with the same data in the same order, steps and drawing model.
 
-Seed by seed, all variants of one before the next, so that whatever is finished is a fair table. A run that was killed goes on
-from its checkpoint; a finished one is left alone.
+Round by round and seed by seed, all variants of one before the next, so that whatever is finished is a fair table. The rate of
+learning does not fall, so a run of the last round goes on in the next. One that was killed goes on from its checkpoint; what is
+finished is left alone.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ MULTIPLIER = 2
 REFINER = 2
 WITHOUT_WORDS = 0.1
 LEVELS_HELD_OUT = (0.3, 0.6, 0.9)
-DONE = "done.json"
+WARMUP = 25
+KEEP_EVERY, SCORE_EVERY, LOG_EVERY = 100, 50, 10
 
 
 @dataclass(frozen=True)
@@ -91,23 +93,61 @@ def parameters(model: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class Run:
-    """One training of the queue."""
+    """One training of the queue, up to ``steps``."""
 
     variant: Variant
     seed: int
     pooling_rate: float
+    steps: int
 
     @property
     def folder(self) -> str:
         return f"{self.variant.name.replace(',', '').replace(' ', '_')}/rate_{self.pooling_rate:g}/seed_{self.seed}"
 
+    def file(self, out: Path, name: str) -> Path:
+        """Where a result of this round lies."""
+        stem, _, kind = name.rpartition(".")
+        return out / self.folder / f"{stem}_{self.steps}.{kind}"
+
+
+DONE = "done.json"
+
+
+def losses_on_validation(folder: Path) -> dict[int, float]:
+    """Loss on validation's words by step, of a run."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line[HELD_OUT] for line in lines if HELD_OUT in line}
+
+
+def better_rate(comparison: Comparison, variant: Variant) -> float:
+    """The pooling rate that was better on validation's words after the first round.
+
+    Over the seeds that the first rate has finished; a rate that lacks one of them is not taken.
+    """
+    steps, out = comparison.rounds[0], comparison.out
+    runs = [[Run(variant, seed, rate, steps) for seed in comparison.seeds] for rate in comparison.pooling_rates]
+    done = [{run.seed: run for run in own if run.file(out, DONE).is_file()} for own in runs]
+    whole = [own for own in done if own and set(done[0]) <= set(own)]
+    if not whole:
+        return comparison.pooling_rates[0]
+
+    def loss(own: dict[int, Run]) -> float:
+        return sum(losses_on_validation(out / own[seed].folder)[steps] for seed in done[0])
+
+    return next(iter(min(whole, key=loss).values())).pooling_rate
+
 
 def queue(comparison: Comparison) -> Iterator[Run]:
-    """All runs, in order: rate, seed, variant."""
+    """All runs, in order: round, rate, seed, variant; behind the first round every variant has one rate."""
+    first, *later = comparison.rounds
     for rate in comparison.pooling_rates:
         for seed in comparison.seeds:
             for variant in VARIANTS:
-                yield Run(variant, seed, rate)
+                yield Run(variant, seed, rate, first)
+    for steps in later:
+        for seed in comparison.seeds:
+            for variant in VARIANTS:
+                yield Run(variant, seed, better_rate(comparison, variant), steps)
 
 
 class Batches:
@@ -168,19 +208,19 @@ class HeldOutWords:
 
 
 def settings_of(run: Run, comparison: Comparison) -> TrainingSettings:
-    steps = comparison.steps
     return TrainingSettings(
-        steps=steps,
+        steps=run.steps,
         levels=comparison.levels,
         lr=comparison.rate,
         pooling_lr=run.pooling_rate,
         optimizer=comparison.optimizer,
         weight_decay=0.01,
-        warmup=max(1, steps // 12),
+        warmup=WARMUP,
+        decay=0.0,
         ema=0.98,
-        keep_every=max(1, steps // 4),
-        score_every=max(1, steps // 8),
-        log_every=max(1, steps // 32),
+        keep_every=KEEP_EVERY,
+        score_every=SCORE_EVERY,
+        log_every=LOG_EVERY,
         mixed_precision="no",  # float32 is the faster on the CPUs this was made on
         seed=run.seed,
         tensorboard=False,
@@ -188,7 +228,7 @@ def settings_of(run: Run, comparison: Comparison) -> TrainingSettings:
 
 
 def train(run: Run, comparison: Comparison, emoji: EmojiSet, best_tap: int) -> None:
-    """One run from where it stands to its end; then its checkpoints go and ``done.json`` says what it was."""
+    """One run from where it stands to the end of its round; then ``done_N.json`` says what it was."""
     folder, began = comparison.out / run.folder, time.process_time()
     config = config_of(run.variant, comparison, emoji.width, best_tap)
     dit = build_dit(config).initialise(torch.Generator().manual_seed(run.seed))
@@ -207,16 +247,17 @@ def train(run: Run, comparison: Comparison, emoji: EmojiSet, best_tap: int) -> N
         "variant": run.variant.name,
         "seed": run.seed,
         "pooling_rate": run.pooling_rate,
-        "steps": comparison.steps,
-        "samples": comparison.steps * comparison.conditions * comparison.levels,
+        "steps": run.steps,
         "parameters": parameters(dit),
         "pooling_parameters": parameters(dit.txtfusion) + parameters(dit.txtmlp),
         "seconds": round(time.process_time() - began, 1),
         "from_step": first,
     }
-    (folder / DONE).write_text(json.dumps(done, indent=1) + "\n")
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # a quarter of a gigabyte each
+    for old in (folder / "checkpoints").iterdir():  # a quarter of a gigabyte each; the last is for the next round
+        if old.name != f"step_{run.steps}":
+            shutil.rmtree(old)
     (folder / "best.safetensors").unlink(missing_ok=True)
+    run.file(comparison.out, DONE).write_text(json.dumps(done, indent=1) + "\n")
 
 
 def trained(folder: Path, config: DiTConfig) -> SingleStreamDiT:
@@ -226,4 +267,4 @@ def trained(folder: Path, config: DiTConfig) -> SingleStreamDiT:
 
 def finished(comparison: Comparison) -> list[Run]:
     """Runs of the queue that are done."""
-    return [run for run in queue(comparison) if (comparison.out / run.folder / DONE).is_file()]
+    return [run for run in queue(comparison) if run.file(comparison.out, DONE).is_file()]

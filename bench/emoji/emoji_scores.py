@@ -79,8 +79,8 @@ def layers_read(pooling: LayerwiseAttentionPooling, emoji: EmojiSet) -> list[flo
 
 
 @torch.no_grad()
-def score(dit: SingleStreamDiT, emoji: EmojiSet, folder: Path) -> None:
-    """Write ``scores.json`` and ``drawn.npy`` of a run."""
+def score(dit: SingleStreamDiT, emoji: EmojiSet, scores_file: Path, drawn_file: Path) -> None:
+    """Write what a run scores, and what it draws."""
     things, styles = items(emoji)
     losses = flow_losses(dit, emoji, things, styles, LEVELS)
     scores = {"levels": LEVELS, "losses": [[round(value, 6) for value in row] for row in losses.tolist()]}
@@ -92,8 +92,8 @@ def score(dit: SingleStreamDiT, emoji: EmojiSet, folder: Path) -> None:
         }
         scores["silenced"] = silenced
         scores["without_words"] = flow_losses(dit, WithoutWords(emoji), things, styles, LEVELS).mean(1).tolist()
-    np.save(folder / DRAWN, drawn(dit, emoji, things, styles))
-    (folder / SCORES).write_text(json.dumps(scores) + "\n")
+    np.save(drawn_file, drawn(dit, emoji, things, styles))
+    scores_file.write_text(json.dumps(scores) + "\n")
 
 
 @torch.no_grad()

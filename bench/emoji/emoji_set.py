@@ -34,7 +34,8 @@ class Comparison:
     Attributes:
         runs: folder that holds ``archives`` (of npm pack), ``smollm2`` and, once prepared, ``layers`` (:attr:`out`).
         taps: layers; side: pixels of a picture; patch: pixels of a token; features, blocks: of the drawing model.
-        steps, conditions, levels: of a run, and of a step; optimizer, rate, pooling_rates: of learning; seeds: of the runs.
+        rounds: steps after which runs are scored; conditions, levels: of a step.
+        optimizer, rate, pooling_rates: of learning; seeds: of the runs.
     """
 
     runs: Path
@@ -43,7 +44,7 @@ class Comparison:
     patch: int
     features: int
     blocks: int
-    steps: int
+    rounds: tuple[int, ...]
     conditions: int
     levels: int
     optimizer: str
@@ -66,7 +67,7 @@ class Comparison:
             what = "is unknown" if other[0] in values else "is missing"
             raise ValueError(f"{path.name}: the key {other[0]} {what}; the keys are {', '.join(sorted(names))}.")
         values["runs"] = (runs or path.parent / values["runs"]).resolve()
-        for name in ("taps", "pooling_rates", "seeds"):
+        for name in ("taps", "rounds", "pooling_rates", "seeds"):
             values[name] = tuple(values[name])
         return cls(**values)
 

@@ -15,8 +15,19 @@ pytest.importorskip("accelerate")
 from bench.emoji import __main__ as command
 from bench.emoji import emoji_report, emoji_runs, emoji_set
 from bench.emoji.emoji_reading import COLOURS, main_colours, mean_colours, ridge_r2
-from bench.emoji.emoji_runs import DONE, VARIANTS, Batches, config_of, finished, parameters, queue, train, trained
-from bench.emoji.emoji_scores import SCORES, Silenced, WithoutWords, items
+from bench.emoji.emoji_runs import (
+    DONE,
+    VARIANTS,
+    Batches,
+    better_rate,
+    config_of,
+    finished,
+    parameters,
+    queue,
+    train,
+    trained,
+)
+from bench.emoji.emoji_scores import Silenced, WithoutWords, items
 from bench.emoji.emoji_set import Comparison, EmojiSet, prepare
 from bench.emoji.emoji_statistics import difference, figure
 from recipes.emoji.emoji_words import TEST, TRAINING, Named, part_of_word, words_of
@@ -53,7 +64,9 @@ def encode(folder, texts, taps):
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
-    small = dict(taps=(2, 5, 8), side=8, patch=4, features=64, blocks=2, steps=4, conditions=4, levels=2, seeds=(0, 1))
+    small = dict(
+        taps=(2, 5, 8), side=8, patch=4, features=64, blocks=2, rounds=(4,), conditions=4, levels=2, seeds=(0, 1)
+    )
     return dataclasses.replace(Comparison.read(CONFIG, runs), pooling_rates=(1e-3,), **small)
 
 
@@ -72,8 +85,8 @@ def test_the_shipped_file_is_read_and_a_wrong_key_is_named(tmp_path):
     comparison = Comparison.read(CONFIG)
     assert comparison.taps[-1] == 30 and len(comparison.seeds) >= 3 and comparison.runs.name == "runs"
     other = tmp_path / "c.toml"
-    other.write_text(CONFIG.read_text().replace("steps =", "stepz ="))
-    with pytest.raises(ValueError, match="c.toml: the key step. is"):
+    other.write_text(CONFIG.read_text().replace("rounds =", "roundz ="))
+    with pytest.raises(ValueError, match="c.toml: the key round. is"):
         Comparison.read(other)
 
 
@@ -108,9 +121,10 @@ def test_variants_of_a_seed_see_the_same_data_and_seeds_see_other(emoji):
 
 
 def test_the_queue_finishes_all_variants_of_a_seed_before_the_next(comparison):
-    runs = list(queue(dataclasses.replace(comparison, pooling_rates=(1e-3, 1e-4))))
-    assert [(r.pooling_rate, r.seed) for r in runs[:: len(VARIANTS)]] == [(1e-3, 0), (1e-3, 1), (1e-4, 0), (1e-4, 1)]
-    assert len({r.folder for r in runs}) == len(runs) == 4 * len(VARIANTS)
+    runs = list(queue(dataclasses.replace(comparison, pooling_rates=(1e-3, 1e-4), rounds=(4, 8))))
+    order = [(r.steps, r.pooling_rate, r.seed) for r in runs[:: len(VARIANTS)]]
+    assert order == [(4, 1e-3, 0), (4, 1e-3, 1), (4, 1e-4, 0), (4, 1e-4, 1), (8, 1e-3, 0), (8, 1e-3, 1)]
+    assert len({(r.folder, r.steps) for r in runs}) == len(runs) == 6 * len(VARIANTS)
     assert [r.variant for r in runs[: len(VARIANTS)]] == list(VARIANTS)
 
 
@@ -144,9 +158,9 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been_killed(comparison, 
                 train(run, own, emoji, 0)
             assert not finished(own)
         train(run, own, emoji, 0)
-        done = json.loads((own.out / run.folder / DONE).read_text())
+        done = json.loads(run.file(own.out, DONE).read_text())
         assert done["from_step"] == first and finished(own) == [run]
-        assert not (own.out / run.folder / "checkpoints").exists()
+        assert [path.name for path in (own.out / run.folder / "checkpoints").iterdir()] == ["step_4"]
         weights.append(trained(own.out / run.folder, config_of(run.variant, own, WIDTH, 0)).state_dict())
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], atol=0, rtol=0)
@@ -175,9 +189,9 @@ def test_one_command_runs_the_queue_and_another_prints_what_is_there(comparison,
     assert not finished(few)
     said("run", CONFIG)
     assert len(finished(few)) == len(VARIANTS)
-    stamps = {path: path.stat().st_mtime_ns for path in few.out.rglob(SCORES)}
+    stamps = {path: path.stat().st_mtime_ns for path in few.out.rglob("scores_*.json")}
     said("run", CONFIG)
-    assert {path: path.stat().st_mtime_ns for path in few.out.rglob(SCORES)} == stamps
+    assert {path: path.stat().st_mtime_ns for path in few.out.rglob("scores_*.json")} == stamps
     text = said("report", CONFIG, "--out", tmp_path / "report")
     assert "| flow loss, less is better | LAP |" in text and "| flow loss | injection - LAP | 1 |" in text
     assert "yes" not in text.split("claimed |")[1].split("| layer |")[0] and "one seed" in text
@@ -214,16 +228,38 @@ def test_differences_are_of_the_seeds_that_both_have():
 
 
 def test_the_better_rate_is_chosen_on_validation_and_a_rate_without_all_seeds_is_not(comparison, tmp_path):
-    two = dataclasses.replace(comparison, runs=tmp_path, pooling_rates=(1e-3, 1e-4))
-    runs = [run for run in queue(two) if run.variant.name == "LAP"]
-    losses = {(1e-3, 0): 0.5, (1e-3, 1): 0.6, (1e-4, 0): 0.4, (1e-4, 1): 0.4}
+    two = dataclasses.replace(comparison, runs=tmp_path, pooling_rates=(1e-3, 1e-4), rounds=(2, 6))
+    lap, losses = VARIANTS[0], {(1e-3, 0): 0.5, (1e-3, 1): 0.6, (1e-4, 0): 0.4, (1e-4, 1): 0.4}
+    chosen = [better_rate(two, lap)]
+    for run in queue(dataclasses.replace(two, rounds=(2,))):
+        if run.variant == lap:
+            (two.out / run.folder).mkdir(parents=True)
+            lines = [{"step": 1, "loss": 9.0}, {"step": 2, "held-out": losses[run.pooling_rate, run.seed]}]
+            (two.out / run.folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            run.file(two.out, DONE).write_text("{}")
+            chosen.append(better_rate(two, lap))
+    assert chosen == [1e-3, 1e-3, 1e-3, 1e-3, 1e-4]
+    later = {r.pooling_rate for r in queue(two) if r.variant == lap and r.steps == 6}
+    assert later == {1e-4}
+
+
+def test_the_report_shows_the_longest_round_that_all_variants_have(comparison, tmp_path):
+    two = dataclasses.replace(comparison, runs=tmp_path, rounds=(2, 6))
+    runs = list(queue(two))
+    assert emoji_report.shown_round(emoji_report.rounds_of(two, runs)) == 6
+    assert emoji_report.shown_round(emoji_report.rounds_of(two, [r for r in runs if r != runs[-1]])) == 6
+    short = [r for r in runs if r.steps == 2 or r.variant != VARIANTS[3]]
+    assert emoji_report.shown_round(emoji_report.rounds_of(two, short)) == 2
+    with pytest.raises(ValueError, match="No run in"):
+        emoji_report.write(two, None, {}, tmp_path / "report")
+
+
+def test_a_run_goes_on_into_the_next_round(comparison, emoji, tmp_path):
+    two = dataclasses.replace(comparison, runs=tmp_path, rounds=(2, 5))
+    runs = [run for run in queue(two) if run.variant == VARIANTS[1] and run.seed == 0]
     for run in runs:
-        folder = two.out / run.folder
-        folder.mkdir(parents=True)
-        lines = [{"step": 1, "loss": 9.0}, {"step": 2, "held-out": losses[run.pooling_rate, run.seed]}]
-        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert [r.pooling_rate for r in emoji_report.by_rate(two, runs)["LAP"]] == [1e-4, 1e-4]
-    assert [r.pooling_rate for r in emoji_report.by_rate(two, runs[:3])["LAP"]] == [1e-3, 1e-3]
+        train(run, two, emoji, 0)
+    assert [json.loads(run.file(two.out, DONE).read_text())["from_step"] for run in runs] == [0, 2]
 
 
 def test_colours_are_read_from_things_not_from_the_white_behind_them():
