@@ -62,8 +62,8 @@ EN_TEXTURES = {
 }
 EN_TAILS = {
     "solid": "in one color|in one colour|without a pattern|with no pattern",
-    "striped": "with stripes|with lines|that has stripes",
-    "dotted": "with dots|with polka dots|with spots|that has dots",
+    "striped": "with stripes|with lines|that has stripes|with dark stripes|with black stripes",
+    "dotted": "with dots|with polka dots|with spots|that has dots|with white dots|with little white dots",
 }
 EN_BACKGROUNDS = {
     "white": "white|white|snow white",
@@ -120,7 +120,11 @@ DE_TEXTURES = {
     "striped": "gestreift",
     "dotted": "gepunktet getupft",
 }
-DE_TAILS = {"solid": "ohne muster", "striped": "mit streifen", "dotted": "mit punkten|mit tupfen"}
+DE_TAILS = {
+    "solid": "ohne muster",
+    "striped": "mit streifen|mit dunklen streifen",
+    "dotted": "mit punkten|mit tupfen|mit weißen punkten",
+}
 DE_BACKGROUNDS = {"white": "weiß", "gray": "grau", "black": "schwarz", "beige": "beige=", "navy": "dunkelblau"}
 DE_CELLS = {
     0: "oben links|links oben|in der oberen linken ecke|in der ecke oben links",

@@ -364,6 +364,8 @@ ALL_OF_COLOR = {  # the colour of several things, said behind them
 
 VAGUE_NUMBERS = {
     "en": (
+        ("", 3),
+        ("", 3),
         ("a couple of ", 2),
         ("a pair of ", 2),
         ("both ", 2),
@@ -521,6 +523,22 @@ CORRECTIONS = {
 }
 
 
+COLOR_CORRECTIONS = {  # y: the thing without a colour, x: in the wrong one
+    "en": (
+        "{y}, not {n}, {c}",
+        "{y}, {c}, not {n}",
+        "{x}, no, {c}",
+        "{x}, sorry, {c}",
+        "{y}, not {n} but {c}",
+        "{x}, make that {c}",
+        "not {n}: {y} in {c}",
+    ),
+    "de": ("{y}, nicht {n}, sondern {c}", "{x}, nein, {c}", "{y}, nicht {n}, {c}"),
+    "fr": ("{y}, pas {n} mais {c}", "{x}, non, {c}"),
+    "es": ("{y}, no {n} sino {c}", "{x}, no, {c}"),
+}
+
+
 def _contradiction(key, rng):
     before = sample_item(rng, 0.3, shape=1.0)
     last = Part(sample_item(rng, float(rng.uniform(0.2, 0.7)), shape=1.0))
@@ -528,6 +546,15 @@ def _contradiction(key, rng):
         last.item = Item(last.item.shape, paint(rng))
         text = f"a {paint(rng)} {PHRASES[key](last.item, rng, '')}"
         return Wish([last]), text
+    if key in COLOR_CORRECTIONS and rng.random() < 0.35:
+        no, yes = (PAINTS[index] for index in rng.permutation(len(PAINTS))[:2])
+        last.item = replace(last.item, color=yes)
+        words = {
+            "x": PHRASES[key](replace(last.item, color=no), rng),
+            "y": PHRASES[key](replace(last.item, color=None), rng),
+        }
+        colors = {"n": color_word(key, no, rng), "c": color_word(key, yes, rng)}
+        return Wish([last]), pick(rng, COLOR_CORRECTIONS[key]).format(**words, **colors)
     words = [PHRASES[key](item, rng) for item in (before, last.item)]
     return Wish([last]), pick(rng, CORRECTIONS[key]).format(x=words[0], y=words[1])
 
