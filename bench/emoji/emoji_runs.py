@@ -33,7 +33,8 @@ REFINER = 2
 WITHOUT_WORDS = 0.1
 LEVELS_HELD_OUT = (0.3, 0.6, 0.9)
 WARMUP = 25
-KEEP_EVERY, SCORE_EVERY, LOG_EVERY = 100, 50, 10
+KEEP_EVERY, LOG_EVERY = 50, 10
+SCORED = 20  # times in a round, at most; validation's words cost two steps
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ def settings_of(run: Run, comparison: Comparison) -> TrainingSettings:
         decay=0.0,
         ema=0.98,
         keep_every=KEEP_EVERY,
-        score_every=SCORE_EVERY,
+        score_every=max(25, run.steps // SCORED),
         log_every=LOG_EVERY,
         mixed_precision="no",  # float32 is the faster on the CPUs this was made on
         seed=run.seed,
