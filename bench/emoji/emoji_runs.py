@@ -174,7 +174,7 @@ class Batches:
 
 
 def flow_losses(
-    objective_dit: SingleStreamDiT, emoji: EmojiSet, things: list[int], styles: list[int], levels: tuple[float, ...]
+    dit: SingleStreamDiT, emoji: EmojiSet, things: list[int], styles: list[int], levels: tuple[float, ...]
 ) -> Tensor:
     """Mean squared error of the velocity (items, levels), at fixed noise: the same for every model."""
     rows = []
@@ -185,10 +185,10 @@ def flow_losses(
         noise = torch.stack(
             [torch.randn(latents.shape[1:], generator=generator_for(7, t, s)) for t, s in zip(own, style)]
         )
-        text, errors = objective_dit.condition(states, bias), []
+        text, errors = dit.condition(states, bias), []
         for level in levels:
             t = torch.full((len(own),), level)
-            velocity = objective_dit.denoise((1 - level) * latents + level * noise, t, text, bias)
+            velocity = dit.denoise((1 - level) * latents + level * noise, t, text, bias)
             errors.append((velocity - (noise - latents)).square().mean((1, 2, 3)))
         rows.append(torch.stack(errors, 1))
     return torch.cat(rows)
