@@ -13,7 +13,7 @@ import numpy as np
 from recipes.emoji.emoji_words import TEST, TRAINING
 from recipes.emoji.icon_sets import STYLES
 
-from .emoji_reading import fit_reader
+from .emoji_reading import fit_reader, main_colours, mean_colours
 from .emoji_runs import DONE, VARIANTS, Run, better_rate, finished, losses_on_validation
 from .emoji_scores import DRAWN, SCORES, items, read_pictures
 from .emoji_set import Comparison, EmojiSet
@@ -57,6 +57,7 @@ def measured(comparison: Comparison, emoji: EmojiSet, chosen: dict[str, list[Run
     reader = fit_reader(emoji, classes)
     things, styles = items(emoji)
     real = read_pictures(emoji.pictures[things, styles].numpy(), emoji, reader, classes)
+    colours, main = (read(emoji.pictures[things, styles].numpy()) for read in (mean_colours, main_colours))
     groups = [emoji.groups[thing] for thing in things]
     common = max(classes, key=lambda c: sum(emoji.groups[t] == c for t in emoji.of(TRAINING)))
     known = [group for group in groups if group in classes]
@@ -64,6 +65,8 @@ def measured(comparison: Comparison, emoji: EmojiSet, chosen: dict[str, list[Run
         "categories": classes,
         "category right on real pictures": float(np.nanmean(real["category right"])),
         "category right by the commonest": known.count(common) / len(known),
+        "colour error of their mean colour": float(np.abs(colours - colours.mean(0)).mean()),
+        "main colour right by the commonest": float(np.bincount(main[main >= 0]).max() / len(main)),
     }
     values: dict = {measure: defaultdict(dict) for measure in MEASURES}
     for name, runs in chosen.items():
@@ -221,7 +224,10 @@ def heading(comparison: Comparison, emoji: EmojiSet, chosen: dict[str, list[Run]
         "zero.",
         "",
         f"The reader of categories is right on {facts['category right on real pictures']:.1%} of the real pictures of these "
-        f"names; the commonest category alone would be right on {facts['category right by the commonest']:.1%}.",
+        f"names. Without looking at the words: the commonest category is right on "
+        f"{facts['category right by the commonest']:.1%}, the commonest colour on "
+        f"{facts['main colour right by the commonest']:.1%}, and their mean colour is off by "
+        f"{facts['colour error of their mean colour']:.1f}.",
         "",
         f"Linear probes before any training (R2 of the pictures at 6 x 6 pixels, words of validation): {read}.",
     ]

@@ -33,7 +33,8 @@ REFINER = 2
 WITHOUT_WORDS = 0.1
 LEVELS_HELD_OUT = (0.3, 0.6, 0.9)
 WARMUP = 25
-KEEP_EVERY, SCORE_EVERY, LOG_EVERY = 100, 50, 10
+KEEP_EVERY, LOG_EVERY = 50, 10
+SCORED = 20  # times in a round, at most; validation's words cost two steps
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class Batches:
 
 
 def flow_losses(
-    objective_dit: SingleStreamDiT, emoji: EmojiSet, things: list[int], styles: list[int], levels: tuple[float, ...]
+    dit: SingleStreamDiT, emoji: EmojiSet, things: list[int], styles: list[int], levels: tuple[float, ...]
 ) -> Tensor:
     """Mean squared error of the velocity (items, levels), at fixed noise: the same for every model."""
     rows = []
@@ -184,10 +185,10 @@ def flow_losses(
         noise = torch.stack(
             [torch.randn(latents.shape[1:], generator=generator_for(7, t, s)) for t, s in zip(own, style)]
         )
-        text, errors = objective_dit.condition(states, bias), []
+        text, errors = dit.condition(states, bias), []
         for level in levels:
             t = torch.full((len(own),), level)
-            velocity = objective_dit.denoise((1 - level) * latents + level * noise, t, text, bias)
+            velocity = dit.denoise((1 - level) * latents + level * noise, t, text, bias)
             errors.append((velocity - (noise - latents)).square().mean((1, 2, 3)))
         rows.append(torch.stack(errors, 1))
     return torch.cat(rows)
@@ -219,7 +220,7 @@ def settings_of(run: Run, comparison: Comparison) -> TrainingSettings:
         decay=0.0,
         ema=0.98,
         keep_every=KEEP_EVERY,
-        score_every=SCORE_EVERY,
+        score_every=max(25, run.steps // SCORED),
         log_every=LOG_EVERY,
         mixed_precision="no",  # float32 is the faster on the CPUs this was made on
         seed=run.seed,

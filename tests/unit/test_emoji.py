@@ -15,7 +15,7 @@ from PIL import Image
 
 from recipes.emoji import emoji_pictures, language_model
 from recipes.emoji.emoji_words import TEST, TRAINING, VALIDATION, caption, named, part_of, part_of_word, words_of
-from recipes.emoji.icon_sets import STYLES, IconSet, annotations, shared_names
+from recipes.emoji.icon_sets import STYLES, IconSet, annotations, categories, shared_names
 
 NAMES = (
     "fox", "red-apple", "green-apple", "grinning-cat", "cat-with-wry-smile", "house", "house-with-garden", "umbrella", "snail",
@@ -46,6 +46,7 @@ def archives(tmp_path_factory):
             {
                 "icons.json": {"icons": icons, "width": 16, "height": 16},
                 "chars.json": {f"{index:x}": name for index, name in enumerate(NAMES)},
+                "metadata.json": {"categories": {"Food & Drink": ["banana", "grapes"], "Objects": ["violin"]}},
             },
         )
     words = [
@@ -73,6 +74,10 @@ def test_names_are_those_of_all_sets_without_skin_tones(archives):
     picture = sets["noto"].draw("fox", 32, "#ffffff")
     assert picture.shape == (32, 32, 3) and picture[31, 31].tolist() == [255, 255, 255]
     assert picture[2, 2].tolist() == [0, 0x40, 0x80]
+
+
+def test_a_name_has_one_category(archives):
+    assert categories(archives) == {"banana": "Food & Drink", "grapes": "Food & Drink", "violin": "Objects"}
 
 
 def test_a_missing_archive_is_named(tmp_path):
