@@ -141,6 +141,15 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def proofs(session: nox.Session) -> None:
+    """What takes hours and is in no test: an edit LoRA scored before and after, what training costs. Goes on where it stopped."""
+    environment = Environment(session, DEFAULT_HOST)
+    out = Path(session.posargs[0] if session.posargs else ROOT / "bench" / "out")
+    environment.run("-m", "bench.edit_lora", "--out", str(out / "edit_lora"))
+    environment.run("-m", "bench.training_cost", OMP_NUM_THREADS="1")
+
+
+@nox.session(venv_backend="none")
 def train(session: nox.Session) -> None:
     """Train on your own pictures: nox -s train -- training_configs/pictures.toml (docs/training.md)."""
     if not session.posargs:

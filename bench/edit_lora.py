@@ -2,12 +2,14 @@
 
 The bundled model was trained to edit from what the VLM writes about the result. Here the instruction itself conditions, beside
 the picture's tokens (VLM Encode without VERIFI), which it never learned. A LoRA is trained on pairs through the command that
-everyone uses; the picture goes through the VLM and nowhere else. Held-out scenes are scored before and after.
+everyone uses; the picture goes through the VLM and nowhere else. Held-out scenes are scored before and after. Started again,
+it goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 
@@ -68,9 +70,10 @@ def drawn(rng: np.random.Generator, held_out: bool, split: str):
     return scene, edit.apply(scene), edit_instruction(scene, edit, rng, split), jitter
 
 
-def write_pairs(folder: Path, count: int) -> None:
-    """``target/``, ``control/`` and instructions of training scenes and wordings."""
+def write_pairs(whole: Path, count: int) -> None:
+    """``target/``, ``control/`` and instructions of training scenes and wordings; there when all of them are."""
     rng = np.random.default_rng(0)
+    folder = whole.with_name(f"{whole.name}.unfinished")
     for side in ("target", "control"):
         (folder / side).mkdir(parents=True, exist_ok=True)
     for index in range(count):
@@ -78,15 +81,45 @@ def write_pairs(folder: Path, count: int) -> None:
         Image.fromarray(render(before, jitter=jitter)).save(folder / "control" / f"{index}.png")
         Image.fromarray(render(after, jitter=jitter)).save(folder / "target" / f"{index}.png")
         (folder / "target" / f"{index}.txt").write_text(words)
+    folder.rename(whole)
+
+
+class Scores:
+    """One line for each scene that was scored, so that a stopped run goes on behind the last.
+
+    Args:
+        folder: where they are kept.
+        of: the file that is scored, by its content; None for the model as it is.
+    """
+
+    def __init__(self, folder: Path, of: Path | None):
+        self.path = (
+            folder / f"scored_{'before' if of is None else hashlib.sha256(of.read_bytes()).hexdigest()[:12]}.jsonl"
+        )
+        text = self.path.read_text() if self.path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]  # the last line may have been torn
+        self.path.write_text(whole)
+        self.rows: list[dict[str, bool]] = list(map(json.loads, whole.splitlines()))
+
+    def add(self, row: dict[str, bool]) -> None:
+        self.rows.append(row)
+        with open(self.path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def total(self, count: int) -> dict[str, int]:
+        """How many of the first ``count`` scenes."""
+        return {name: sum(row[name] for row in self.rows[:count]) for name in self.rows[0]}
 
 
 @torch.no_grad()
-def score(config: Config, lora: Path | None, count: int) -> dict[str, int]:
+def score(config: Config, lora: Path | None, count: int, kept: Path) -> dict[str, int]:
     """Held-out scenes and wordings: how many edits are made, how many of these leave the rest as it was.
 
     Args:
         lora: the trained file, or None for the model as it is.
+        kept: folder of the scenes that are scored already.
     """
+    scores = Scores(kept, lora)
     run = runs.prepare(config, say=lambda _: None)
     encoder, contract = run.encoder, run.contract
     dit = build(config, contract)
@@ -99,23 +132,23 @@ def score(config: Config, lora: Path | None, count: int) -> dict[str, int]:
             p.copy_(tensors[f"diffusion_model.{name}.weight"].float())
     vae, rng = load_vae(vae_file(config)), np.random.default_rng(99)
     empty = condition(encoder, contract.profile, contract.taps, "").states
-    found = {"made": 0, "made and rest kept": 0}
     for index in range(count):
         before, after, words, jitter = drawn(rng, True, "test")
+        if index < len(scores.rows):
+            continue
         picture = torch.from_numpy(render(before, jitter=jitter))[None].float() / 255
         shown = prepare(encoder, contract.profile, [picture])
         hidden = condition(encoder, contract.profile, contract.taps, words, shown)
         noise = torch.randn(1, 16, 16, 16, generator=generator_for(5, index))
         latent = sample(dit, noise, hidden.states, None, empty, steps=12, guidance=2.0)
         seen = read_scene(to_pictures(vae.decode(latent))[0])
-        found["made and rest kept"] += seen == after
         changed = [(a, b) for a, b in zip(before.things, after.things) if a != b]
         if changed:
             made = all(any((t.cell, t.color) == (b.cell, b.color) for t in seen.things) for _, b in changed)
         else:
             made = seen.background == after.background
-        found["made"] += made
-    return found
+        scores.add({"made": bool(made), "made and rest kept": bool(seen == after)})
+    return scores.total(count)
 
 
 def main() -> None:
@@ -135,8 +168,8 @@ def main() -> None:
         raise SystemExit(1)
     config = load(path)
     results = {
-        "before": score(config, None, given.count),
-        "after": score(config, given.out / "run/lora.safetensors", given.count),
+        when: score(config, lora, given.count, given.out)
+        for when, lora in (("before", None), ("after", given.out / "run/lora.safetensors"))
     }
     (given.out / "scores.json").write_text(json.dumps({"count": given.count, **results}, indent=2))
     print("| edits of held-out scenes | before | after |\n|---|---|---|")

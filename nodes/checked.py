@@ -126,6 +126,15 @@ def clean(value: Any) -> Any:
     return value
 
 
+def computed(value: Any) -> Any:
+    """What was put off until a node takes it (see ``actions/later.py``), in growing inputs too; all else as it is."""
+    if getattr(type(value), "unifusion_later", False):
+        return value.value()
+    if type(value) is dict:
+        return {name: computed(part) for name, part in value.items()}
+    return value
+
+
 def _sockets(schema: io.Schema, given: dict) -> Iterator[tuple[str, str, Any, bool]]:
     """(name, type, value, optional) of every connected or required socket, those of growing inputs included."""
     for wanted in schema.inputs:
@@ -176,6 +185,7 @@ def _checked(execute: Callable) -> Callable:
                 f"{schema.display_name}: there is no input {quoted(unknown[0])} in this version. Take the connection out; "
                 f"growing inputs are counted from 0 and end where the node ends."
             )
+        given = {name: computed(value) for name, value in given.items()}
         check(schema, given)
         try:
             return execute(cls, **given)

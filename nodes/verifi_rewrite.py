@@ -253,6 +253,7 @@ class VerifiRewrite(Node):
             "taps": taps,
             "references": references,
             "images": images,
+            "later": True,
         }
         if as_written:
             states, negative, text, report = studio.read_as_written(clip, asked, **read)

@@ -107,6 +107,7 @@ class VLMEncode(Node):
             precision=precision,
             references=references,
             images=images,
+            later=True,
         )
         report = "\n".join([report, *unknown])
         return io.NodeOutput(states, negative, report, ui=ui.PreviewText(report))

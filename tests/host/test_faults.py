@@ -107,6 +107,84 @@ def test_an_interrupt_while_writing_stops_within_a_token(krea2_clip, bridge):
     assert len(written) <= 5
 
 
+def test_an_interrupt_while_a_book_is_encoded_stops_within_a_layer(krea2_clip, bridge):
+    import comfy.model_management as mm
+
+    entered = []
+    layers = krea2_clip.cond_stage_model.qwen3vl_4b.transformer.model.layers
+
+    def count(*_):
+        entered.append(1)
+        if len(entered) == 7:
+            mm.interrupt_current_processing(True)
+
+    handles = [layer.register_forward_pre_hook(count) for layer in layers]
+    run = bridge("actions.encode").run
+    try:
+        with pytest.raises(mm.InterruptProcessingException):
+            run(krea2_clip, "a fox in the snow " * 50)
+    finally:
+        for handle in handles:
+            handle.remove()
+        mm.interrupt_current_processing(False)
+    assert len(entered) <= 8
+    assert not any(layer._forward_pre_hooks for layer in layers)
+    assert (
+        "1 of 2 sequences computed" not in run(krea2_clip, "a fox in the snow " * 50)[2]
+    )  # nothing half-read was kept
+
+
+def long_text(what, prompt):
+    clip = node("TestRandomKrea2Clip", seed=0)
+    if what == "encode":
+        made = encode(" ".join([prompt] * 700), profile="qwen3vl", taps=SMALL_TAPS)
+        made["inputs"]["taps"] = "1, 35"
+    else:
+        made = node(
+            "UniFusionVerifiRewrite",
+            clip=["clip", 0],
+            prompt=prompt,
+            profile="qwen3vl",
+            system_prompt="as the profile",
+            custom_system_prompt="",
+            selection="as the profile",
+            sampling="sample",
+            seed=3,
+            min_length=600,
+            max_length=600,
+            prefill="",
+            edited_text="",
+            precision="fp32",
+            taps="",
+            **{"sampling.temperature": 1.0, "sampling.top_p": 1.0, "sampling.top_k": 64, "sampling.min_p": 0.0},
+            **{"sampling.repetition_penalty": 1.0},
+        )
+    return {"clip": clip, "work": made, "show": node("PreviewAny", source=["work", 2])}
+
+
+def lasted(history):
+    """Seconds from the start of a graph to its end or interruption, by the server's own clock."""
+    times = {kind: about["timestamp"] for kind, about in history["status"]["messages"]}
+    ended = times.get("execution_interrupted") or times["execution_success"]
+    return (ended - times["execution_start"]) / 1000
+
+
+@pytest.mark.parametrize("what", ["encode", "write"])
+def test_cancel_on_a_live_server_ends_a_long_text_early(server, what):
+    """Beside the same work left alone: the bound is its time, since a machine may be as busy as it likes."""
+    whole = server.queue(long_text(what, "a red fox"), 600)
+    assert server.errors(whole) == []
+    number = server.submit(long_text(what, "a blue hare"))
+    time.sleep(lasted(whole) / 4)
+    server.raw("/interrupt", {})
+    asked = time.time()
+    stopped = server.finished(number, 600)
+    assert any(kind == "execution_interrupted" for kind, _ in stopped["status"]["messages"])
+    ended = next(about["timestamp"] for kind, about in stopped["status"]["messages"] if kind == "execution_interrupted")
+    assert ended / 1000 - asked < max(2.0, lasted(whole) / 4)
+    assert server.errors(server.queue({**graph(1, seed=11)})) == []
+
+
 def graph(steps, seed=1):
     return {
         **loaders(small=True),

@@ -1,6 +1,8 @@
 """Nothing is computed that does not count: a branch that the guidance leaves out is not asked for."""
 
 import pytest
+import torch
+from harness.random_krea2 import make_model
 
 
 def graph(cfg, image_guidance=-1.0, sampler="UniFusionDiTSampler"):
@@ -114,3 +116,74 @@ def test_on_a_server_the_negative_is_not_encoded_at_cfg_1(server, sampler):
         history = server.queue(graph(cfg, sampler=sampler))
         assert server.errors(history) == []
         assert {name for name in ("positive", "negative", "images_only") if name in history["outputs"]} == expected
+
+
+@pytest.fixture
+def passes(krea2_clip):
+    """Passes of the decoder over more than one token."""
+    seen = []
+    layer = krea2_clip.cond_stage_model.qwen3vl_4b.transformer.model.layers[0]
+
+    def count(_layer, args, kwargs):
+        x = kwargs["x"] if "x" in kwargs else args[0]
+        if x.shape[1] > 1:
+            seen.append(x.shape[1])
+
+    handle = layer.register_forward_pre_hook(count, with_kwargs=True)
+    yield seen
+    handle.remove()
+
+
+def outputs(node, clip, what, prompt):
+    if what == "encode":
+        return node("UniFusionVLMEncode").execute(clip, prompt, "auto", "as the profile").result
+    settings = (prompt, "auto", "as the profile", "", "as the profile", {"sampling": "greedy"}, 0, 0, 3, "", "")
+    return node("UniFusionVerifiRewrite").execute(clip, *settings, as_written=what == "as written").result
+
+
+@pytest.mark.parametrize("what", ["encode", "rewrite", "as written"])
+def test_a_negative_that_nothing_takes_costs_no_pass_and_is_the_same_when_it_is_taken(
+    bridge, node, krea2_clip, passes, what
+):
+    import pickle
+
+    bridge("encoders.kept").states_store(bridge("encoders.text_encoder").VLM(krea2_clip)).forget(lambda _kept: True)
+    result = outputs(node, krea2_clip, what, f"a fox that nobody wants, {what}")
+    assert len(passes) == 1 and "negative: read when a node takes it" in result[-1]
+    positive = result[0][0] if isinstance(result[0], list) else result[0]
+    region = node("UniFusionRegion").execute(hidden_states=positive, mask=torch.ones(1, 8, 8))
+    assert len(passes) == 1 and region is not None
+
+    model = make_model()
+    pooled = (
+        node("UniFusionLayerwiseAttentionPool").execute(model, positive, gain_preset="off", negative=result[1]).result
+    )
+    assert len(passes) == 2
+    expected = result[1].value()
+    run = bridge("actions.rewrite" if what == "rewrite" else "actions.encode").run
+    more = {"sampling": {"sampling": "greedy"}, "max_length": 3} if what == "rewrite" else {}
+    at_once = run(krea2_clip, f"a fox that nobody wants, {what}", **more)[1]
+    assert torch.equal(at_once.states, expected.states) and at_once.roles.tolist() == expected.roles.tolist()
+    again = bridge("actions.pool").run(model, positive, negative=at_once)
+    assert torch.equal(again[2][0][0], pooled[2][0][0])
+    assert len(passes) == 2 and torch.equal(pickle.loads(pickle.dumps(result[1])).states, expected.states)
+    assert result[1].patcher is None  # the encoder is held no longer
+
+
+def test_on_a_server_a_negative_linked_later_is_read_though_its_node_is_cached(server):
+    """ComfyUI does not run a node again because an output of it was connected."""
+    from harness.krea2_graphs import SMALL_TAPS, encode, loaders, node, pool, write_models
+
+    write_models(server.base)
+    made = {**loaders(small=True), "states": encode("a hare", profile="qwen3vl", taps=SMALL_TAPS)}
+    made["pool"] = pool(["unet", 0], ["states", 0])
+    made["report"] = node("PreviewAny", source=["pool", 4])
+    made["said"] = node("PreviewAny", source=["states", 2])
+    first = server.queue(made)
+    assert server.errors(first) == []
+    assert "1 of 1 sequences computed" in first["outputs"]["said"]["text"][0]
+    linked = {**made, "pool": pool(["unet", 0], ["states", 0], negative=["states", 1])}
+    second = server.queue(linked)
+    assert server.errors(second) == []
+    assert second["outputs"]["said"]["text"] == first["outputs"]["said"]["text"]
+    assert "pool" in linked and second["outputs"]["report"]["text"] != first["outputs"]["report"]["text"]

@@ -1,6 +1,7 @@
 """System prompt and pictures are read once, and every other prompt behind them costs its own words alone."""
 
 import gc
+import time
 import weakref
 from contextlib import contextmanager
 from functools import partial
@@ -234,3 +235,35 @@ def test_it_goes_with_the_encoder(fresh_clip, encode):
     comfy.model_management.cleanup_models_gc()
     gc.collect()
     assert kept() is None and not any(tensor() is not None for tensor in tensors)
+
+
+def test_free_on_a_live_server_lets_go_of_everything_that_is_kept(server):
+    """States, features of pictures and what was read ahead: no byte of them is left, and a run afterwards reads anew."""
+    from harness.krea2_graphs import SMALL_TAPS, encode, node
+
+    def run(prompt):
+        graph = {
+            "clip": node("TestRandomKrea2Clip", seed=0, layers=6),
+            "picture": node("EmptyImage", width=SIDE, height=SIDE, batch_size=1, color=0x3366AA),
+            "encode": encode(prompt, profile="qwen3vl", taps=SMALL_TAPS),
+            "report": node("PreviewAny", source=["encode", 2]),
+        }
+        graph["encode"]["inputs"] |= {"clip": ["clip", 0], "images.image0": ["picture", 0]}
+        graph["look"] = node("TestMemory", after=["encode", 0], number=len(prompt))
+        done = server.queue(graph)
+        assert server.errors(done) == []
+        return done["outputs"]["report"]["text"][0], done["outputs"]["look"]["kept"][0]
+
+    def look(number):
+        graph = {"one": node("PrimitiveInt", value=number)}
+        return server.queue(graph | {"look": node("TestMemory", after=["one", 0], number=number)})["outputs"]["look"]
+
+    report, kept = run("a fox")
+    assert "read 1 of 1 times" in report and kept > 0
+    assert "read 0 of 1 times" in run("a hare in the snow")[0]
+    server.raw("/free", {"unload_models": True, "free_memory": True})
+    end = time.monotonic() + 60  # the prompt worker frees when it wakes
+    while (seen := look(int(time.monotonic() * 1000) % 10**6))["kept"] != [0] and time.monotonic() < end:
+        time.sleep(0.5)
+    assert seen["kept"] == [0] and seen["loaded"] == []
+    assert "read 1 of 1 times" in run("a fox again")[0]

@@ -423,5 +423,5 @@ def test_the_node_shows_the_text_and_the_report(node, krea2_clip):
         krea2_clip, "a red fox", "auto", "as the profile", "", "as the profile", {"sampling": "greedy"}, 0, 0, 4, "", ""
     )
     (states,), negative, (text,), report = output.result
-    assert states.text == text and negative.text == ""
+    assert states.text == text and negative.value().text == ""
     assert output.ui["text"] == [text] and output.ui["report"] == [report]  # the text by itself, to be edited

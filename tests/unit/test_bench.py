@@ -78,3 +78,26 @@ def test_what_is_written_can_be_read_and_looked_at(tmp_path):
 def test_a_commit_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="There is no commit 'no-such-commit'"):
         against.compare(Namespace(against="no-such-commit", out=tmp_path, only="", quick=True))
+
+
+def test_the_edit_loras_proof_goes_on_where_it_stopped(tmp_path):
+    """Half-written pairs do not count as all of them; scored scenes are kept as long as the LoRA is the same."""
+    pytest.importorskip("accelerate")
+    pytest.importorskip("pydantic")
+    from bench.edit_lora import Scores, write_pairs
+
+    (tmp_path / "pairs.unfinished" / "target").mkdir(parents=True)
+    write_pairs(tmp_path / "pairs", 2)
+    assert (
+        len(list((tmp_path / "pairs" / "control").glob("*.png"))) == 2 and not (tmp_path / "pairs.unfinished").exists()
+    )
+    lora = tmp_path / "lora.safetensors"
+    lora.write_bytes(b"1")
+    for made in (True, False, True):
+        Scores(tmp_path, lora).add({"made": made})
+    kept = Scores(tmp_path, lora)
+    kept.path.write_text(kept.path.read_text() + '{"ma')
+    again = Scores(tmp_path, lora)
+    assert [row["made"] for row in again.rows] == [True, False, True] and again.total(2) == {"made": 1}
+    lora.write_bytes(b"2")
+    assert Scores(tmp_path, lora).rows == [] == Scores(tmp_path, None).rows

@@ -18,7 +18,7 @@ from unifusion.training.config import DataSource, from_values
 from unifusion.training.data.buckets import bucket, cover, lost
 from unifusion.training.data.folders import read_captions, read_pairs
 from unifusion.training.data.json_lines import read_lines
-from unifusion.training.data.large_sets import read_shards
+from unifusion.training.data.large_sets import read_hugging_face, read_shards
 from unifusion.training.data.musubi import read_musubi
 from unifusion.training.data.read_sources import read_sources
 from unifusion.training.data.sample import BrokenPicture, Notes, Picture
@@ -146,6 +146,50 @@ def test_a_library_that_is_not_there_is_named(tmp_path, monkeypatch):
     config = from_values({"data": {"sources": [{"kind": "datasets", "path": "x"}]}}, tmp_path / "c.toml")
     with pytest.raises(ValueError, match="pip install datasets"):
         read_sources(config)
+
+
+@pytest.mark.parametrize("stored", ["saved", "folder"])
+def test_hugging_face_data_sets_are_read(tmp_path, stored):
+    """Real ones, made by the library itself: as ``save_to_disk`` writes them, and as a folder of Parquet files."""
+    datasets = pytest.importorskip("datasets", reason="the library datasets is not installed: pip install datasets")
+    colours = ["red", "green", "blue"]
+    rows = {
+        "image": [picture(colour) for colour in colours],
+        "before": [picture("yellow") for _ in colours],
+        "caption": ["make it red", "make it green", "  "],
+    }
+    kinds = {"image": datasets.Image(), "before": datasets.Image(), "caption": datasets.Value("string")}
+    made = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+    if stored == "saved":
+        made.save_to_disk(str(tmp_path / "set"))
+    else:
+        (tmp_path / "set").mkdir()
+        made.to_parquet(str(tmp_path / "set" / "train-00000.parquet"))
+    for references in ([], ["before"]):
+        notes = Notes()
+        source = DataSource(kind="datasets", path="set", references=references)
+        found = read_hugging_face(source, tmp_path, notes)
+        words = [sample.instruction if references else sample.caption for sample in found]
+        assert words == ["make it red", "make it green"]
+        assert notes.lines() == ["1 examples without words, left out: set row 2."]
+        assert found[1].target.pixels()[0, 32, 32].mul(255).tolist() == pytest.approx([40, 170, 60])
+        if references:
+            assert found[1].references[0].pixels()[0, 32, 32].mul(255).tolist() == pytest.approx([240, 210, 50])
+    with pytest.raises(ValueError, match="no column 'photo'; it has image, before, caption"):
+        read_hugging_face(DataSource(kind="datasets", path="set", target="photo"), tmp_path, Notes())
+    with pytest.raises(ValueError, match="'nowhere' cannot be loaded") as refused:
+        read_hugging_face(DataSource(kind="datasets", path="nowhere"), tmp_path, Notes())
+    assert "\n" not in str(refused.value)
+
+
+def test_shards_that_webdataset_writes_are_read(tmp_path):
+    webdataset = pytest.importorskip("webdataset", reason="the library webdataset is not installed")
+    with webdataset.ShardWriter(str(tmp_path / "%04d.tar"), maxcount=2, verbose=0) as writer:
+        for index, colour in enumerate(["red", "green", "blue"]):
+            writer.write({"__key__": f"{index:03}", "png": picture(colour), "txt": f"a {colour} circle"})
+    found = read_shards(DataSource(kind="webdataset", path="*.tar"), tmp_path, Notes())
+    assert [sample.caption for sample in found] == ["a red circle", "a green circle", "a blue circle"]
+    assert found[2].target.pixels()[0, 32, 32].mul(255).tolist() == pytest.approx([40, 70, 220])
 
 
 def test_pictures_are_read_upright_on_white_and_broken_ones_named(tmp_path):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ pytest.importorskip("accelerate")
 pytest.importorskip("pydantic")
 
 import psutil
+from harness.comfy_server import free_port
 from harness.training_data import captions, small
 from safetensors.torch import load_file
 
@@ -95,6 +97,33 @@ def test_a_launcher_that_starts_fewer_than_asked_for_is_found_out(monkeypatch):
     assert processes.check_asked_for() == "2 processes, as asked for"
     monkeypatch.setattr(processes, "_commands_above", lambda: [["bash"]])
     assert processes.asked_for() is None
+
+
+def test_accelerates_own_launcher_on_a_cpu_is_found_out_or_trains_as_one_process_does(tmp_path):
+    """Through the real commands: ``accelerate launch`` starts one process on a CPU whatever it is asked for, torchrun two."""
+    captions(tmp_path / "cap", 6)
+    path = small(tmp_path, 'path = "cap"', 2, data="heldout = 1")
+    asked = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    asked += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "unifusion.training", "run", str(path)]
+    run = partial(subprocess.run, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    launched = run([sys.executable, *asked])
+    said = launched.stdout + launched.stderr
+    if launched.returncode:
+        assert "1 process runs and 2 were asked for" in said and "--processes 2, or through torchrun" in said
+        assert not (tmp_path / "run" / "checkpoints").exists()  # not a step was trained
+        port = ["--nproc_per_node", "2", "--master_addr", "127.0.0.1", "--master_port", str(free_port())]
+        launched = run([sys.executable, "-m", "torch.distributed.run", *port, *asked[asked.index("-m", 1) :]])
+        said = launched.stdout + launched.stderr
+    assert launched.returncode == 0, said
+    assert "2 processes, as asked for" in said
+
+    one = small(tmp_path, 'path = "cap"', 2, data="heldout = 1", schedule="parts = 2")
+    one.write_text(one.read_text().replace('out = "run"', 'out = "one"'))
+    assert main(["run", str(one)]) == 0
+    two, alone = (load_file(tmp_path / name / "model" / "dit.safetensors") for name in ("run", "one"))
+    assert two.keys() == alone.keys()
+    for name, value in alone.items():
+        torch.testing.assert_close(two[name], value, atol=1e-4, rtol=1e-3)
 
 
 def test_a_child_of_a_killed_parent_ends(tmp_path):

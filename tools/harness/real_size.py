@@ -147,8 +147,10 @@ class Scene:
             self.gpu.values[place] = token
 
     def run(self, node: str, **inputs):
-        """Outputs of a node."""
-        return self.nodes[node].execute(**inputs).args
+        """Outputs of a node; what it puts off until another takes it is computed at once."""
+        return tuple(
+            one.value() if hasattr(one, "unifusion_later") else one for one in self.nodes[node].execute(**inputs).args
+        )
 
     def references(self, count: int, tokens: int, first: int = 0, **more) -> list | None:
         self.see(count * tokens)

@@ -22,7 +22,7 @@ class RandomKrea2Clip:
 
 
 class Memory:
-    """Resident memory in MB and the models the host holds, after a collection."""
+    """Resident memory in MB, the models the host holds and bytes that the pack keeps for reuse, after a collection."""
 
     INPUT_TYPES = classmethod(lambda cls: {"required": {"after": ("*",), "number": ("INT", {"default": 0})}})
     RETURN_TYPES = ()
@@ -46,8 +46,12 @@ class Memory:
             for entry in comfy.model_management.current_loaded_models
             if entry.model is not None
         ]
+        stores = [
+            store for name, kept in list(sys.modules.items()) if name.endswith(".encoders.kept") for store in kept.ALIVE
+        ]
         return {
             "ui": {
+                "kept": [sum(store.nbytes for store in stores)],
                 "rss": [psutil.Process().memory_info().rss / 2**20],
                 "loaded": sorted(loaded),
                 "objects": [len(gc.get_objects())],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from ...quoting import quoted
 from ...references import TOKEN, PreparedReference, Reference, from_images, prepare_as
 from ...system_prompts import AS_PROFILE
 from ..encoders.text_encoder import VLM, encode
+from .later import NOT_YET, Later
 from .reports import budget_lines, foreign_word_lines, kept_line, picture_lines, syntax_lines, weight_lines
 
 
@@ -130,6 +132,11 @@ def empty_prompt(reading: Reading, system: str = "") -> HiddenStates:
     return encode_selected(reading._replace(references=shown), system, "")[1]
 
 
+def put_off(later: bool, clip, make: Callable[[], HiddenStates]) -> HiddenStates | Later:
+    """What ``make`` returns, or the same when a node takes it."""
+    return Later(clip, make) if later else make()
+
+
 def run(
     clip,
     prompt: str,
@@ -141,8 +148,13 @@ def run(
     precision: str = "fp32",
     references: Sequence[Reference] | None = None,
     images: dict | None = None,
-) -> tuple[HiddenStates, HiddenStates, str]:
-    """Returns (hidden states, negative, report)."""
+    later: bool = False,
+) -> tuple[HiddenStates, HiddenStates | Later, str]:
+    """Returns (hidden states, negative, report).
+
+    Args:
+        later: whether the negative is put off until a node takes it.
+    """
     vlm = VLM(clip)
     known = choose_profile(vlm, profile)
     layers = parse_taps(taps, vlm.layers) if taps.strip() else taps_for(known, vlm.layers)
@@ -153,7 +165,7 @@ def run(
     chosen = known.encode_selection if selection == AS_PROFILE else selection
     reading = Reading(vlm, known, pictures, taps=layers, selection=chosen, precision=precision)
     everything, selected = encode_selected(reading, system, pieces)
-    negative = empty_prompt(reading, own_system)
+    negative = put_off(later, clip, partial(empty_prompt, reading, own_system))
     lines = [
         *foreign_word_lines(vlm, prompt),
         *budget_lines(everything, selected, chosen, known, precision),
@@ -161,6 +173,7 @@ def run(
         *weight_lines(everything, selected, pieces),
         *syntax_lines(plain_text(pieces)),
         kept_line(vlm),
+        *([NOT_YET] if later else ()),
     ]
     if not plain_text(pieces).strip() and not pictures:
         lines.append(

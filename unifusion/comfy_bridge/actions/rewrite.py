@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
 from ...chat_templates import QWEN, Template
 from ...conditions import label_texts, selected_tokens
-from ...hidden_states import GENERATED, IMAGE, HiddenStates, make_hidden_states
+from ...hidden_states import GENERATED, IMAGE, SYSTEM, HiddenStates, make_hidden_states
 from ...json_caption import checked, values
 from ...letters import script_of
 from ...limits import check_tokens
@@ -42,9 +44,11 @@ from .encode import (
     empty_prompt,
     encode_selected,
     gather,
+    put_off,
     read_prompt,
     typed_text,
 )
+from .later import NOT_YET, Later
 from .reports import budget_lines, foreign_word_lines, kept_line, picture_lines, syntax_lines, weight_lines
 
 AGAIN_TEMPERATURE = 0.8  # of the second try at a text that broke
@@ -92,7 +96,7 @@ class Written(NamedTuple):
 
     Attributes:
         text: the given first words and what was written.
-        hidden: hidden states of system prompt, pictures, instruction and text, or None if no layer was tapped.
+        hidden: hidden states of system prompt (zeros), pictures, instruction and text, or None if no layer was tapped.
         opener: first token of the assistant's turn.
         decoded: ids, ending and time; 0 seconds where the text was kept from before.
     """
@@ -136,7 +140,9 @@ def write(reading: Reading, request: Request, settings: Decoding, seeds: Sequenc
         embedded = embed_in_parts(vlm, tokens, request.views, tapped, precision, writing=True)
         most = limit(embedded.sizes)
         made = []
-        texts = decode(vlm, embedded, tapped, settings, most, precision, [seeds[index] for index in missing])
+        chosen = [seeds[index] for index in missing]
+        skip = _system_tokens(embedded.roles)
+        texts = decode(vlm, embedded, tapped, settings, most, precision, chosen, skip=skip)
         for index, decoded in zip(missing, texts, strict=True):
             seconds[index] = decoded.seconds
             states = None if decoded.states is None else decoded.states.cpu()
@@ -156,7 +162,7 @@ def write(reading: Reading, request: Request, settings: Decoding, seeds: Sequenc
 
 
 def _written(reading: Reading, request: Request, kept: KeptStates, *, laid: LaidOut, seconds: float) -> Written:
-    """What was decoded, as text and hidden states."""
+    """What was decoded, as text and hidden states; those of the system prompt, which no selection takes, are zeros."""
     decoded = Decoded(list(kept.written), kept.handed_out(), seconds, ENDED if kept.ended else AT_LIMIT)
     raw = reading.vlm.bytes_of(decoded.ids)
     # A text cut inside a character must not leave half of it behind.
@@ -165,7 +171,7 @@ def _written(reading: Reading, request: Request, kept: KeptStates, *, laid: Laid
     if decoded.states is not None:
         hidden = as_asked(
             make_hidden_states(
-                decoded.states,
+                functional.pad(decoded.states, (0, 0, 0, 0, _system_tokens(laid.roles), 0)),
                 [*laid.roles, *[GENERATED] * len(raw)],
                 [*laid.pieces, *(piece.decode("utf-8", "replace") for piece in raw)],
                 reading.taps,
@@ -178,6 +184,11 @@ def _written(reading: Reading, request: Request, kept: KeptStates, *, laid: Laid
             request.pictures,
         )
     return Written(text, hidden, laid.opener, decoded)
+
+
+def _system_tokens(roles: Sequence[int]) -> int:
+    """Tokens of the system prompt that a chat begins with."""
+    return next((index for index, role in enumerate(roles) if role != SYSTEM), len(roles))
 
 
 def _tokens_around(vlm: VLM, profile: Profile, request: Request) -> int:
@@ -298,7 +309,7 @@ class Rewrite(NamedTuple):
     """
 
     hidden_states: HiddenStates
-    negative: HiddenStates
+    negative: HiddenStates | Later
     text: str
     report: str
 
@@ -327,8 +338,12 @@ def run_variations(
     references: Sequence[Reference] | None = None,
     images: dict | None = None,
     variations: int = 1,
+    later: bool = False,
 ) -> list[Rewrite]:
     """One rewrite for each of the seeds ``seed``, ``seed + 1``, ...; one alone if the text is given.
+
+    Args:
+        later: whether the negative is put off until a node takes it.
 
     Raises:
         ValueError: for an encoder that cannot write, nothing to rewrite, control tokens in the first words, lengths
@@ -395,7 +410,8 @@ def run_variations(
     # These models know one negative: the empty prompt as their own encode reads it.
     plain = chosen == ENCODE_AGAIN or known.combination != LAP
     as_encoded = reading._replace(selection=known.encode_selection)
-    negative = empty_prompt(as_encoded) if plain else empty_prompt(reading, system)
+    make = partial(empty_prompt, as_encoded) if plain else partial(empty_prompt, reading, system)
+    negative = put_off(later, clip, make)
     if len(answers) > 1 and len({plain_text(answer) for answer, _, _ in answers}) == 1:
         ends.append("All variations say the same: a higher temperature, a lower min_p or a vaguer prompt parts them.")
     made = []
@@ -419,6 +435,7 @@ def run_variations(
             *weight_lines(everything, selected, [*instruction, *edited]),
             *ends,
             kept_line(vlm),
+            *([NOT_YET] if later else ()),
         ]
         made.append(Rewrite(selected, negative, text, "\n".join(report)))
     return made

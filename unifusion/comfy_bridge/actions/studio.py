@@ -13,6 +13,7 @@ from ...references import Reference
 from ..encoders.text_encoder import VLM
 from ..encoders.writing import precision_for
 from . import encode
+from .later import Later
 
 STATE = "verifi"  # property of the node in a workflow; web/js/studio.js reads and writes the same
 KEPT = 20  # texts in the history
@@ -165,7 +166,8 @@ def read_as_written(
     taps: str = "",
     references: Sequence[Reference] | None = None,
     images: dict | None = None,
-) -> tuple[HiddenStates, HiddenStates, str, str]:
+    later: bool = False,
+) -> tuple[HiddenStates, HiddenStates | Later, str, str]:
     """The prompt without a rewrite, as VLM Encode reads it: (hidden states, negative, text, report)."""
     states, negative, report = encode.run(
         clip,
@@ -175,6 +177,7 @@ def read_as_written(
         taps=taps,
         references=references,
         images=images,
+        later=later,
     )
     return (
         states._replace(text=states.prompt),

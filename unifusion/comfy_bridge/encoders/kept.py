@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+from weakref import WeakSet
 
 import comfy.model_management
 import torch
@@ -22,6 +23,10 @@ STATES_LIMIT = 512 * 2**20  # bytes of hidden states kept per encoder
 # Bytes of what stands before the words.
 PREFIX_LIMIT = min(2 * 2**30, int(comfy.model_management.total_ram * 2**20) // 8)
 MOST_SEQUENCES = 16  # sequences whose states are kept: a graph of a few regions, with their negatives
+
+
+# Every store of every encoder that is still there: what is kept in all.
+ALIVE: WeakSet[Store] = WeakSet()
 
 
 class Store:
@@ -37,6 +42,7 @@ class Store:
         self.most = most
         self.hits = self.misses = self.nbytes = 0
         self._kept: OrderedDict[object, tuple[object, int]] = OrderedDict()
+        ALIVE.add(self)
 
     def __len__(self) -> int:
         return len(self._kept)

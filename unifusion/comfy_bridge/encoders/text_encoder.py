@@ -111,6 +111,11 @@ class _DeepestTapReached(Exception):
     pass
 
 
+def _stop_if_asked_to(*_layer) -> None:
+    """In front of a decoder layer: over a book one layer takes seconds, and a creator's cancel counts between two."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
 def _classes(module) -> list[type]:
     """Classes of a CLIP's module, the nearest first.
 
@@ -329,8 +334,8 @@ class VLM:
         Args:
             taps: layers; their number itself is the end of the last one, behind the final norm where the row says so.
             stop: end the forward pass at the deepest tap; what lies behind it is not needed for conditioning.
-            into: ``(1, tokens, taps, width)``, filled in place of the dict; no layer's input is held any longer than it is
-                needed.
+            into: ``(1, tokens, taps, width)`` for the last tokens of the pass, filled in place of the dict; no layer's input
+                is held any longer than it is needed.
         """
         caught: dict[int, torch.Tensor] = {}
         deepest = max(taps)
@@ -340,7 +345,7 @@ class VLM:
             if into is None:
                 caught[layer] = value
             else:
-                into[:, :, columns[layer]] = value
+                into[:, :, columns[layer]] = value[:, value.shape[1] - into.shape[1] :]
             if stop and layer == deepest:
                 raise _DeepestTapReached
 
@@ -348,7 +353,7 @@ class VLM:
             return lambda _module, args, kwargs: caught_at(layer, kwargs["x"] if "x" in kwargs else args[0])
 
         norm, layers = self.decoder.norm, self.decoder.layers
-        handles = []
+        handles = [layer.register_forward_pre_hook(_stop_if_asked_to) for layer in layers]
         for tap in taps:
             if tap < len(layers):
                 handles.append(layers[tap].register_forward_pre_hook(before(tap), with_kwargs=True))

@@ -24,7 +24,8 @@ class Decoded(NamedTuple):
 
     Attributes:
         ids: token ids without the token that ended the text.
-        states: ``(1, tokens read + tokens written, taps, width)`` float32, or None if no layer was tapped.
+        states: ``(1, tokens read + tokens written, taps, width)`` float32, without the first ``skip`` tokens, or None if no
+            layer was tapped.
         seconds: time from the first forward pass to the last.
         ending: :data:`ENDED` or :data:`AT_LIMIT`.
     """
@@ -102,6 +103,8 @@ def decode(
     limit: int,
     precision: str,
     seeds: Sequence[int] | None = None,
+    *,
+    skip: int = 0,
 ) -> list[Decoded]:
     """Decode with a KV cache: one prefill and one step a token, for one text or for several at once.
 
@@ -117,6 +120,7 @@ def decode(
         limit: most tokens to write, 1 or more.
         precision: ``"fp32"`` or ``"bf16"``.
         seeds: one for each text; by default the one of ``settings``.
+        skip: tokens at the beginning whose states are not wanted; fewer than are read.
 
     Returns:
         One entry a seed, in their order.
@@ -128,7 +132,7 @@ def decode(
     active = list(range(len(rows)))
     progress = comfy.utils.ProgressBar(limit)
     # Two buffers on the encoder's device, filled as the text grows: nothing is copied to the host while writing.
-    front = torch.empty((1, embedded.tokens, len(taps), vlm.width), dtype=dtype, device=vlm.device)
+    front = torch.empty((1, embedded.tokens - skip, len(taps), vlm.width), dtype=dtype, device=vlm.device)
     began = time.perf_counter()
     with comfy.model_management.cuda_device_context(vlm.device):
         hidden, cache, following = _prefill(vlm, embedded, taps, front, limit, dtype)
@@ -174,7 +178,9 @@ def decode(
             """(token ids on the device ``(rows, 1)``, the same as a list), one for each text that is not done."""
             hold = stops if written < settings.min_length else set()
             # The first draw is made for all from one pass; a row of the prefill is the same for every text.
-            logits = transformer.logits(hidden)[:, -1].expand(len(active), -1).clone()
+            logits = transformer.logits(hidden)[:, -1]
+            if len(active) > 1:
+                logits = logits.expand(len(active), -1).clone()
             tokens = torch.cat([draw(rows[row], logits[at : at + 1], hold) for at, row in enumerate(active)])
             drawn = tokens.flatten().tolist()
             for at, row in enumerate(active):
@@ -225,19 +231,20 @@ def _prefill(
     """Read what was asked, behind what was read ahead if anything was.
 
     Args:
-        states: ``(1, tokens, taps, width)``, filled.
+        states: ``(1, tokens, taps, width)`` of the last tokens, filled.
 
     Returns:
         (last hidden states, KV cache with room for ``limit`` tokens, positions of what will be written or None where a
         token's position is its index)
     """
     prefix = embedded.prefix
-    read, count = embedded.embeds.shape[1], prefix.count if prefix else 0
+    read = embedded.embeds.shape[1]
     after = torch.arange(limit, device=vlm.device)
-    with vlm.tapped(taps, stop=False, into=states[:, count:]) if taps else nullcontext():
+    known = max(0, states.shape[1] - read)  # states that are wanted of the prefix
+    with vlm.tapped(taps, stop=False, into=states[:, known:]) if taps else nullcontext():
         if prefix:
-            if taps:
-                states[:, :count] = prefix.states
+            if taps and known:
+                states[:, :known] = prefix.states[:, -known:]
             cache = prefix.cache(vlm.transformer, read + limit, vlm.device, dtype)
             hidden, cache = read_rest(vlm, embedded, cache, dtype)
             return hidden, cache, prefix.following + read + after
