@@ -31,7 +31,7 @@ class Walk:
     def seen(self, name: str) -> None:
         """Keep what is on the screen."""
         self.number += 1
-        picture = Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
+        picture = Image.open(io.BytesIO(self.page.screenshot(timeout=180_000))).convert("RGB")
         picture.thumbnail((WIDTH, WIDTH))
         picture.save(OUT / f"walk_{self.renderer}_{self.number}_{name}.jpg", quality=80)
         print(f"{self.renderer} {self.number} {name}: {time.monotonic() - self.began:.0f} s", flush=True)

@@ -97,7 +97,7 @@ def draw(references: Sequence[Reference]) -> torch.Tensor:
             veil = Image.new("RGB", (_CELL, _CELL), PAPER)
             sheet.paste(veil, (left, top), Image.new("L", (_CELL, _CELL), 200))
         top += _CELL + 8
-        _write(pen, (left, top), f"{number + 1}  {reference.label or '(no label)'}")
+        _write(pen, (left, top), f"{number + 1}  {reference.label or reference.name or '(no name)'}")
         removed = " removed" if reference.strength == 0 else " away" if reference.strength < 0 else ""
         _write(
             pen,

@@ -25,6 +25,13 @@ _NAMES = {
     GENERATED: "generated",
     PADDING: "padding",
 }
+_SAID = {
+    SYSTEM: "the system prompt",
+    TEMPLATE: "the frame of the chat",
+    INSTRUCTION: "the prompt",
+    GENERATED: "the written text",
+    PADDING: "padding",
+}
 
 
 def image_role(index: int) -> int:
@@ -84,6 +91,13 @@ class HiddenStates(NamedTuple):
     def nbytes(self) -> int:
         """Bytes the layer stack occupies."""
         return self.states.numel() * self.states.element_size()
+
+    def in_words(self) -> str:
+        """What the tokens are, as a creator would say it: ``"the prompt and image 1"``; the chat's frame only if alone."""
+        roles = list(dict.fromkeys(self.roles.tolist()))
+        said = [role for role in roles if role not in (TEMPLATE, PADDING)] or roles
+        names = [_SAID[role] if role < IMAGE else role_name(role) for role in said]
+        return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
     def count_by_role(self) -> dict[str, int]:
         """Tokens of each role, in order of first appearance."""

@@ -68,7 +68,7 @@ class PreparedReference(NamedTuple):
 
     Attributes:
         views: each ``(1, height, width, 3)`` float32 in 0..1, sides multiples of 32; patches first, the whole last.
-        label, strength, start, end, note, job: as in :class:`Reference`.
+        label, strength, start, end, note, job, name: as in :class:`Reference`.
         size: (height, width) of the picture.
         token: pixels along one side of a token of this encoder.
     """
@@ -82,6 +82,7 @@ class PreparedReference(NamedTuple):
     size: tuple[int, int] = (0, 0)
     token: int = TOKEN
     job: Job | None = None
+    name: str = ""
 
     @property
     def tokens(self) -> int:
@@ -362,6 +363,7 @@ def prepare(reference: Reference, tokens: int) -> PreparedReference:
         "; ".join(notes),
         (height, width),
         job=reference.job,
+        name=reference.name,
     )
 
 
@@ -435,13 +437,12 @@ def prepared_lines(references: Sequence[PreparedReference]) -> list[str]:
     """Report: one line for each picture."""
     lines = []
     for number, reference in enumerate(references, 1):
-        label = f" '{reference.label}'" if reference.label else ""
+        called = reference.label or reference.name
+        label = f" '{called}'" if called else ""
         *parts, whole = [f"{rows} x {columns}" for rows, columns in reference.grids]
         grids = f"{len(parts)} patches of about {parts[0]} and the whole of {whole}" if parts else whole
-        lines.append(
-            f"image {number}{label}: {grids} = {reference.tokens} tokens"
-            + (f"; {about}" if (about := describe(reference)) else "")
-        )
+        how = describe(reference) or ("read in patches" if parts else "read whole")
+        lines.append(f"image {number}{label}: {how}; {grids} = {reference.tokens} tokens")
     return lines
 
 
@@ -459,7 +460,7 @@ def combined_lines(references: Sequence[Reference], budget: int) -> list[str]:
         return [*prepared_lines(prepared), f"budget: {used} of {budget} tokens, at most {references[0].tokens} a view"]
     most = max(sizes.values())
     others = ", ".join(f"{tokens} for {title}" for title, tokens in sizes.items() if tokens != most)
-    lines = [f"budget 0: every view is read as large as the model wants it: {most} tokens, {others}"]
+    lines = [f"size: each picture is read as large as its model wants it (budget 0: {most} tokens, {others})"]
     if all(reference.tokens for reference in references):
         lines = []  # a Combine in front has set the sizes
     return [*prepared_lines(prepared), *lines]

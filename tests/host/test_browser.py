@@ -144,6 +144,10 @@ def test_a_template_from_the_gallery_opens_at_a_zoom_that_shows_its_texts(server
         page.evaluate("(graph) => app.loadGraphData(graph)", saved)
         page.wait_for_timeout(300)
         assert page.evaluate("() => app.canvas.ds.scale") == 0.4  # a creator's own view stays
+        saved["extra"]["ds"]["scale"] = 0.7
+        page.evaluate("(graph) => app.loadGraphData(graph, false, false)", saved)  # as an undo does
+        page.wait_for_timeout(300)
+        assert page.evaluate("() => app.canvas.ds.scale") == 0.4
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)

@@ -142,10 +142,12 @@ def test_sockets_are_called_what_the_rows_are(page):
     assert labels(page) == ["image 1", "image 3", "image 2", "image 4"]
 
 
-def test_plain_picture_sockets_are_counted_from_1(page):
+@pytest.mark.parametrize("kind", ["UniFusionVLMEncode", "UniFusionVerifiRewrite", "UniFusionLabelledSheet"])
+def test_plain_picture_sockets_are_counted_from_1(page, kind):
     number = page.evaluate(
-        """() => { const node = LiteGraph.createNode('UniFusionVLMEncode'); app.graph.add(node); node.pos = [1000, 400];
-        app.canvas.ds.offset = [-900, -300]; app.canvas.setDirty(true, true); return node.id }"""
+        """(kind) => { const node = LiteGraph.createNode(kind); app.graph.add(node); node.pos = [1000, 400];
+        app.canvas.ds.offset = [-900, -300]; app.canvas.setDirty(true, true); return node.id }""",
+        kind,
     )
     page.wait_for_timeout(600)
     label = "(id) => app.graph.getNodeById(id).inputs.find((i) => i.name.startsWith('images.')).label"

@@ -126,7 +126,7 @@ def test_what_does_not_change_runs_once_and_strengths_cost_the_encoder_nothing(p
     first = done["outputs"]["14"]["text"][0]
     graph["3"]["inputs"]["strength"] = 7.5
     again = server.finished(server.submit(graph))["outputs"]["14"]["text"][0]
-    assert "encoder: 0 of 1 sequences computed" in again, (first, again)
+    assert "work: 0 of 1 sequences computed" in again, (first, again)
 
 
 def test_compare_does_not_draw_the_picture_that_it_is_wired_to(pack, server):

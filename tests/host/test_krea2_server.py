@@ -63,4 +63,4 @@ def test_nothing_of_the_pack_holds_a_model_after_free(krea2):
 def test_the_conditioning_handed_on_is_twelve_times_smaller(krea2):
     report = krea2.queue({**unifusion(SHORT, "", seed=78), "text": node("PreviewAny", source=["pool", 4])})
     text = report["outputs"]["text"]["text"][0]
-    assert "12 layers pooled to 1" in text
+    assert "12 layers joined into one" in text

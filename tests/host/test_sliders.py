@@ -87,7 +87,7 @@ def test_sliders_cost_no_forward_and_give_what_a_fresh_encoder_gives(bridge, nod
     with forwards(clip) as calls:
         kept = [run(clip, **setting) for setting in moved]
     assert calls == []
-    assert "encoder: 0 of 2 sequences computed, 2 kept from before" in kept[0][2]
+    assert "work: 0 of 2 sequences computed, 2 kept from before" in kept[0][2]
     for setting, (positive, negative, _) in zip(moved, kept):
         fresh = run(load(BUNDLED)[1], **setting)
         assert equal(positive, fresh[0]) and equal(negative, fresh[1]), setting
@@ -251,8 +251,8 @@ def test_free_releases_kept_states(server):
 
     server.raw("/free", {"unload_models": True, "free_memory": True})  # of what other tests read on this server
     time.sleep(3)
-    assert "encoder: 1 of 1 sequences computed" in report(1.5)
-    assert "encoder: 0 of 1 sequences computed" in report(2.5)
+    assert "work: 1 of 1 sequences computed" in report(1.5)
+    assert "work: 0 of 1 sequences computed" in report(2.5)
     server.raw("/free", {"unload_models": True, "free_memory": True})
     time.sleep(3)  # the prompt worker frees when it wakes
-    assert "encoder: 1 of 1 sequences computed" in report(3.5)
+    assert "work: 1 of 1 sequences computed" in report(3.5)

@@ -30,6 +30,14 @@ from unifusion.selection import SELECTIONS, selection_mask
 TAPS = (1, 3, 5)
 
 
+def test_tokens_are_called_what_a_creator_calls_them():
+    assert hidden([SYSTEM, TEMPLATE, IMAGE, IMAGE + 1, INSTRUCTION, TEMPLATE]).in_words() == (
+        "the system prompt, image 1, image 2 and the prompt"
+    )
+    assert hidden([GENERATED, GENERATED]).in_words() == "the written text"
+    assert hidden([TEMPLATE]).in_words() == "the frame of the chat"  # of a negative without words
+
+
 def hidden(roles, seed=0, vlm="vlm", taps=TAPS, width=4):
     generator = torch.Generator().manual_seed(seed)
     count = max([role - IMAGE + 1 for role in roles if role >= IMAGE], default=0)

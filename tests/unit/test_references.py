@@ -227,6 +227,17 @@ def test_labels_in_the_prompt_that_no_picture_has_are_found():
     assert unknown_labels("image 3 beside Picture 1 and image 3, imagery 4", references) == ["image 3", "Picture 1"]
 
 
+def test_a_name_is_shown_where_labels_are_left_out(monkeypatch):
+    written = []
+    monkeypatch.setattr(contact_sheet, "_write", lambda pen, at, text, fill=None: written.append(text))
+    arranged = [*from_batch(picture(4, 4), "a", "The Hero"), *from_batch(picture(4, 4), "b")]
+    combined = combine(arranged, labels="none")
+    contact_sheet.draw(combined)
+    assert [line for line in written if line[:1].isdigit() and "token" not in line] == ["1  The Hero", "2  (no name)"]
+    first, second, _ = combined_lines(combined, 0)
+    assert first.startswith("image 1 'The Hero': ") and second.startswith("image 2: ")
+
+
 # Contact sheet
 
 

@@ -264,7 +264,7 @@ WORLD = (
     "cross, ring, heart and crescent, solid, striped or dotted, on white, gray, black, beige or navy. For real pictures "
     "open a *Krea 2* template: only the loaders differ."
 )
-OWN = "**Your own picture:** drag it onto the canvas and lead the `IMAGE` of its *Load Image* where *Sample Picture* leads."
+OWN = "**Your own picture:** drag it onto the canvas and lead the **IMAGE** of its *Load Image* where *Sample Picture* leads."
 
 KREA_NOTE = """## {title}
 
@@ -294,8 +294,8 @@ TURBO_ADVICE = (
 )
 RAW_ADVICE = (
     "Here the prompt is read as it is: describe subject, place, light and manner in whole sentences, up to about 350 "
-    "words (512 tokens). `(word:1.4)` makes a word count more. Raw draws 28 steps at CFG 4.5 and takes several times as "
-    "long as Turbo; the second drawing adds detail, `denoise` says how much."
+    "words (512 tokens). **(word:1.4)** makes a word count more. Raw draws 28 steps at CFG 4.5 and takes several times as "
+    "long as Turbo; the second drawing adds detail, **denoise** says how much."
 )
 
 
@@ -423,7 +423,7 @@ TWO = Graph(
     },
     [
         "## Strengths\n\nThe board gives each picture a name and a strength: 1 is neutral, 2 counts as if it were "
-        "given twice, 0 leaves it out. The prompt may say `@heart`. Above, the night counts four times; below, both "
+        "given twice, 0 leaves it out. The prompt may say **@heart**. Above, the night counts four times; below, both "
         "count the same and the heart wins.\n\n" + OWN
     ],
     [
@@ -471,7 +471,7 @@ INSPECT = Graph(
     [
         "## Look inside\n\n*UniFusion Inspect* shows how much each layer of the vision-language model gives, which "
         "layers a word attends to, a heat map over the picture, and what the tokens are spent on.\n\nWrite a word or a "
-        "layer's number into `heat_map`. Layers named in `silence` are switched off in the second drawing."
+        "layer's number into **heat_map**. Layers named in **silence** are switched off in the second drawing."
     ],
     [
         (250, [("load", 130), ("first", 110), ("note", 420)]),
@@ -521,7 +521,7 @@ SAVED = Graph(
     [
         "## Draw without the encoder\n\nRun once. Then bypass the group *Read and save* (select it, *Ctrl+B*) and run "
         "again: the vision-language model is not loaded any more, only the drawing model. *Load Conditioning* offers "
-        "the saved files.\n\nThey lie in `output/conditioning` and can be shared."
+        "the saved files.\n\nThey lie in **output/conditioning** and can be shared."
     ],
     [
         (230, [("load", 130), ("note", 420)]),
@@ -551,7 +551,7 @@ STYLE = Graph(
         "save": save("shown"),
     },
     [
-        "## Style and subject\n\nNames of the board stand in the prompt as `@subject` and `@style`. Write what to take "
+        "## Style and subject\n\nNames of the board stand in the prompt as **@subject** and **@style**. Write what to take "
         "from which picture. A row's last two numbers let a picture count in one part of the schedule only: early steps "
         "make the layout, late ones the details.\n\n" + OWN
     ],
@@ -719,8 +719,8 @@ COMPARE = Graph(
     },
     [
         "## Compare\n\nPress **Run**: the picture is drawn once for every strength, and all stand on one sheet. What the "
-        "setting does not change runs once, and the encoder not at all.\n\nChoose another `setting` (seed, layer gains, "
-        "system prompt), or *any input* and write the node's number and the input, such as `5.cfg`, into `which`.\n\n"
+        "setting does not change runs once, and the encoder not at all.\n\nChoose another **setting** (seed, layer gains, "
+        "system prompt), or *any input* and write the node's number and the input, such as **5.cfg**, into **which**.\n\n"
         + OWN
     ],
     [
@@ -812,7 +812,7 @@ KLEIN = written_and_drawn(
         "other.",
         licence="4B: Apache 2.0; 9B: FLUX non-commercial.",
         advice="a few words; Qwen3-4B, which is loaded anyway, writes them out in your language. The text is then read "
-        "as a prompt, which is nearest to the model's training; another `selection` takes the states of the pass that "
+        "as a prompt, which is nearest to the model's training; another **selection** takes the states of the pass that "
         "wrote.",
     ),
 )
@@ -976,8 +976,8 @@ IDEOGRAM = Graph(
             size="26.5 GB of files in fp8; two drawing models guide each other.",
             licence="Ideogram's non-commercial agreement.",
             advice="a few words; Qwen3-VL-8B, which is loaded anyway, writes the JSON caption that the model was trained "
-            "with, in your language. A caption that breaks off is closed and the report says so: raise `max_length`. A "
-            "caption of your own goes into `edited_text`.",
+            "with, in your language. A caption that breaks off is closed and the report says so: raise **max_length**. A "
+            "caption of your own goes into **edited_text**.",
         )
     ],
     [

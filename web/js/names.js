@@ -120,8 +120,8 @@ app.registerExtension({
   },
   beforeRegisterNodeDef(nodeType, definition) {
     if (!definition.name.startsWith("UniFusion") || definition.name === "UniFusionMultiReferenceCombine") return;
-    const grows = Object.values(definition.input?.optional ?? {}).some(([kind]) => kind === "COMFY_AUTOGROW_V3");
-    if (!grows) return;
+    const inputs = { ...definition.input?.required, ...definition.input?.optional };
+    if (!Object.values(inputs).some(([kind]) => kind === "COMFY_AUTOGROW_V3")) return;
     const { onNodeCreated, onConfigure, onConnectionsChange, addInput } = nodeType.prototype;
     const then = (before) =>
       function (...args) {

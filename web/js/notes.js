@@ -37,17 +37,17 @@ const LINES = {
     "画像は視覚言語モデルだけに渡ります。VAE エンコードもマスクも要りません。モデルは変更後の画像に何が写るかを書き、その計算が描画の条件になります。",
     "图片只交给视觉语言模型：不需要 VAE 编码，也不需要遮罩。模型写出改动后的图片上有什么，这次计算就是绘制的条件。"
   ],
-  "**Your own picture:** drag it onto the canvas and lead the `IMAGE` of its *Load Image* where *Sample Picture* leads.": [
-    "**自分の画像：** キャンバスにドラッグし、できた *画像を読み込む* の `画像` を *サンプル画像* と同じ先につなぎます。",
-    "**自己的图片：** 把它拖到画布上，再把 *加载图像* 的 `图像` 连到 *示例图片* 所连的地方。"
+  "**Your own picture:** drag it onto the canvas and lead the **IMAGE** of its *Load Image* where *Sample Picture* leads.": [
+    "**自分の画像：** キャンバスにドラッグし、できた *画像を読み込む* の **画像** を *サンプル画像* と同じ先につなぎます。",
+    "**自己的图片：** 把它拖到画布上，再把 *加载图像* 的 **图像** 连到 *示例图片* 所连的地方。"
   ],
   "## Strengths": [
     "## 強さ",
     "## 强度"
   ],
-  "The board gives each picture a name and a strength: 1 is neutral, 2 counts as if it were given twice, 0 leaves it out. The prompt may say `@heart`. Above, the night counts four times; below, both count the same and the heart wins.": [
-    "ボードで画像ごとに名前と強さを決めます。1 は中立、2 は二度渡したのと同じ、0 は使いません。プロンプトには `@heart` と書けます。上では夜が四倍に数えられ、下では両方が同じで、ハートが勝ちます。",
-    "参考板给每张图片一个名称和强度：1 为中性，2 相当于给两次，0 表示不用。提示词里可以写 `@heart`。上面夜景算四倍；下面两张相同，心形胜出。"
+  "The board gives each picture a name and a strength: 1 is neutral, 2 counts as if it were given twice, 0 leaves it out. The prompt may say **@heart**. Above, the night counts four times; below, both count the same and the heart wins.": [
+    "ボードで画像ごとに名前と強さを決めます。1 は中立、2 は二度渡したのと同じ、0 は使いません。プロンプトには **@heart** と書けます。上では夜が四倍に数えられ、下では両方が同じで、ハートが勝ちます。",
+    "参考板给每张图片一个名称和强度：1 为中性，2 相当于给两次，0 表示不用。提示词里可以写 **@heart**。上面夜景算四倍；下面两张相同，心形胜出。"
   ],
   "## Look inside": [
     "## 中を見る",
@@ -57,9 +57,9 @@ const LINES = {
     "*UniFusion 検査* は、視覚言語モデルの各層の寄与、語がどの層を見るか、画像の上のヒートマップ、トークンの使い道を示します。",
     "*UniFusion 检查* 显示视觉语言模型每一层的贡献、一个词关注哪些层、图片上的热力图，以及 token 用在了哪里。"
   ],
-  "Write a word or a layer's number into `heat_map`. Layers named in `silence` are switched off in the second drawing.": [
-    "`heat_map` に語か層の番号を書きます。`silence` に書いた層は二枚目の描画で切られます。",
-    "在 `heat_map` 中写一个词或层的编号。`silence` 中写出的层在第二次绘制时关闭。"
+  "Write a word or a layer's number into **heat_map**. Layers named in **silence** are switched off in the second drawing.": [
+    "**heat_map** に語か層の番号を書きます。**silence** に書いた層は二枚目の描画で切られます。",
+    "在 **heat_map** 中写一个词或层的编号。**silence** 中写出的层在第二次绘制时关闭。"
   ],
   "## Draw without the encoder": [
     "## エンコーダーなしで描く",
@@ -69,17 +69,17 @@ const LINES = {
     "一度実行します。次に最初のグループをバイパスして（選択して *Ctrl+B*）、もう一度実行します。視覚言語モデルはもう読み込まれず、描画モデルだけになります。*条件付けを読み込む* に保存したファイルが並びます。",
     "先运行一次。然后绕过第一个分组（选中后按 *Ctrl+B*）再运行：不再加载视觉语言模型，只加载绘图模型。*加载条件* 会列出已保存的文件。"
   ],
-  "They lie in `output/conditioning` and can be shared.": [
-    "ファイルは `output/conditioning` にあり、人に渡せます。",
-    "文件在 `output/conditioning` 中，可以分享。"
+  "They lie in **output/conditioning** and can be shared.": [
+    "ファイルは **output/conditioning** にあり、人に渡せます。",
+    "文件在 **output/conditioning** 中，可以分享。"
   ],
   "## Style and subject": [
     "## 作風と主題",
     "## 风格与主体"
   ],
-  "Names of the board stand in the prompt as `@subject` and `@style`. Write what to take from which picture. A row's last two numbers let a picture count in one part of the schedule only: early steps make the layout, late ones the details.": [
-    "ボードの名前は `@subject`、`@style` としてプロンプトに書けます。どの画像から何を取るかを書いてください。ボードの行では、画像が働くスケジュールの区間も決められます。前半のステップは構図、後半は細部を作ります。",
-    "参考板上的名称在提示词中写作 `@subject` 和 `@style`。写明从哪张图片取什么。参考板的每一行还能限定图片起作用的日程区间：前面的步骤决定构图，后面的决定细节。"
+  "Names of the board stand in the prompt as **@subject** and **@style**. Write what to take from which picture. A row's last two numbers let a picture count in one part of the schedule only: early steps make the layout, late ones the details.": [
+    "ボードの名前は **@subject**、**@style** としてプロンプトに書けます。どの画像から何を取るかを書いてください。ボードの行では、画像が働くスケジュールの区間も決められます。前半のステップは構図、後半は細部を作ります。",
+    "参考板上的名称在提示词中写作 **@subject** 和 **@style**。写明从哪张图片取什么。参考板的每一行还能限定图片起作用的日程区间：前面的步骤决定构图，后面的决定细节。"
   ],
   "## Krea 2 Turbo": [
     "## Krea 2 Turbo",
@@ -129,9 +129,9 @@ const LINES = {
     "**プロンプト。** 短い言葉で足ります。*VERIFI 書き換え* がプロンプトの言語で描写を書きます。欠かせないものを書けば、残りはモデルが選びます。文章とプロンプトは合わせて 512 トークン（約 350 語）以内に。ネガティブは要りません。Turbo は CFG 1、8 ステップで描きます。",
     "**提示词。** 几个词就够：*VERIFI 改写* 用提示词的语言写出描述。写明必须有什么，没写的由它选择。文字和提示词合计应少于 512 个 token，约 350 个英文词。不需要负面提示词：Turbo 以 CFG 1 画 8 步。"
   ],
-  "**Prompt.** Here the prompt is read as it is: describe subject, place, light and manner in whole sentences, up to about 350 words (512 tokens). `(word:1.4)` makes a word count more. Raw draws 28 steps at CFG 4.5 and takes several times as long as Turbo; the second drawing adds detail, `denoise` says how much.": [
-    "**プロンプト。** ここではプロンプトをそのまま読みます。主題、場所、光、表現を文で、約 350 語（512 トークン）まで書いてください。`(word:1.4)` で語を強められます。Raw は CFG 4.5、28 ステップで描き、Turbo の数倍かかります。二度目の描画が細部を加え、その量は `denoise` で決まります。",
-    "**提示词。** 这里原样读取提示词：用完整的句子描述主体、地点、光线和表现方式，最多约 350 个英文词（512 个 token）。`(word:1.4)` 让一个词更重要。Raw 以 CFG 4.5 画 28 步，时间是 Turbo 的数倍；第二次绘制增加细节，程度由 `denoise` 决定。"
+  "**Prompt.** Here the prompt is read as it is: describe subject, place, light and manner in whole sentences, up to about 350 words (512 tokens). **(word:1.4)** makes a word count more. Raw draws 28 steps at CFG 4.5 and takes several times as long as Turbo; the second drawing adds detail, **denoise** says how much.": [
+    "**プロンプト。** ここではプロンプトをそのまま読みます。主題、場所、光、表現を文で、約 350 語（512 トークン）まで書いてください。**(word:1.4)** で語を強められます。Raw は CFG 4.5、28 ステップで描き、Turbo の数倍かかります。二度目の描画が細部を加え、その量は **denoise** で決まります。",
+    "**提示词。** 这里原样读取提示词：用完整的句子描述主体、地点、光线和表现方式，最多约 350 个英文词（512 个 token）。**(word:1.4)** 让一个词更重要。Raw 以 CFG 4.5 画 28 步，时间是 Turbo 的数倍；第二次绘制增加细节，程度由 **denoise** 决定。"
   ],
   "**Licence.** The weights come under Krea's own licence, to be read [beside the files](https://huggingface.co/Comfy-Org/Krea-2) before they are used for work; this pack is Apache-2.0.": [
     "**ライセンス。** 重みには Krea 独自のライセンスがあります。仕事に使う前に[ファイルの横](https://huggingface.co/Comfy-Org/Krea-2)で読んでください。このパックは Apache-2.0 です。",
@@ -157,9 +157,9 @@ const LINES = {
     "**実行** を押すと、強さごとに一枚ずつ描かれ、一枚のシートに並びます。設定が変えない部分は一度だけ動き、エンコーダーはもう動きません。",
     "按 **运行**：每个强度画一张，全部排在一张图上。设置不影响的部分只运行一次，编码器不再运行。"
   ],
-  "Choose another `setting` (seed, layer gains, system prompt), or *any input* and write the node's number and the input, such as `5.cfg`, into `which`.": [
-    "ほかの `setting`（シード、層のゲイン、システムプロンプト）も選べます。*任意の入力* なら、ノードの番号と入力を `5.cfg` のように `which` に書きます。",
-    "也可以选别的 `setting`（种子、层增益、系统提示词），或选 *任意输入*，并在 `which` 中写节点编号和输入，例如 `5.cfg`。"
+  "Choose another **setting** (seed, layer gains, system prompt), or *any input* and write the node's number and the input, such as **5.cfg**, into **which**.": [
+    "ほかの **setting**（シード、層のゲイン、システムプロンプト）も選べます。*任意の入力* なら、ノードの番号と入力を **5.cfg** のように **which** に書きます。",
+    "也可以选别的 **setting**（种子、层增益、系统提示词），或选 *任意输入*，并在 **which** 中写节点编号和输入，例如 **5.cfg**。"
   ],
   "**Size and memory:** model and encoder have 4 billion parameters each, about 8 GB a file in bf16; ComfyUI loads one after the other.": [
     "**大きさとメモリ：** モデルとエンコーダーはそれぞれ 40 億パラメーター、bf16 で一つ約 8 GB です。ComfyUI は順に読み込みます。",
@@ -169,9 +169,9 @@ const LINES = {
     "**ライセンス：** 4B は Apache 2.0、9B は FLUX 非商用。",
     "**许可：** 4B 为 Apache 2.0；9B 为 FLUX 非商用。"
   ],
-  "**Prompts:** a few words; Qwen3-4B, which is loaded anyway, writes them out in your language. The text is then read as a prompt, which is nearest to the model's training; another `selection` takes the states of the pass that wrote.": [
-    "**プロンプト：** 短い言葉で足ります。どのみち読み込まれる Qwen3-4B が、あなたの言語で書き広げます。文章は続いてプロンプトとして読まれ、これがモデルの学習に最も近い形です。ほかの `selection` では、書いたときの状態を使います。",
-    "**提示词：** 几个词即可；反正要加载的 Qwen3-4B 会用你的语言展开。文字随后作为提示词读取，这最接近模型的训练；其他 `selection` 使用书写时的状态。"
+  "**Prompts:** a few words; Qwen3-4B, which is loaded anyway, writes them out in your language. The text is then read as a prompt, which is nearest to the model's training; another **selection** takes the states of the pass that wrote.": [
+    "**プロンプト：** 短い言葉で足ります。どのみち読み込まれる Qwen3-4B が、あなたの言語で書き広げます。文章は続いてプロンプトとして読まれ、これがモデルの学習に最も近い形です。ほかの **selection** では、書いたときの状態を使います。",
+    "**提示词：** 几个词即可；反正要加载的 Qwen3-4B 会用你的语言展开。文字随后作为提示词读取，这最接近模型的训练；其他 **selection** 使用书写时的状态。"
   ],
   "**Size and memory:** 20.8 GB of files; model and encoder are loaded one after the other.": [
     "**大きさとメモリ：** ファイルは 20.8 GB。モデルとエンコーダーは順に読み込まれます。",
@@ -201,9 +201,9 @@ const LINES = {
     "**ライセンス：** Ideogram の非商用契約。",
     "**许可：** Ideogram 非商用协议。"
   ],
-  "**Prompts:** a few words; Qwen3-VL-8B, which is loaded anyway, writes the JSON caption that the model was trained with, in your language. A caption that breaks off is closed and the report says so: raise `max_length`. A caption of your own goes into `edited_text`.": [
-    "**プロンプト：** 短い言葉で足ります。どのみち読み込まれる Qwen3-VL-8B が、モデルの学習と同じ JSON の説明文をあなたの言語で書きます。途中で切れた説明文は閉じられ、レポートに書かれます。その場合は `max_length` を上げてください。自分の説明文は `edited_text` に入れます。",
-    "**提示词：** 几个词即可；反正要加载的 Qwen3-VL-8B 会用你的语言写出模型训练时所用的 JSON 描述。中断的描述会被补全，报告中会说明：请调高 `max_length`。自己的描述写进 `edited_text`。"
+  "**Prompts:** a few words; Qwen3-VL-8B, which is loaded anyway, writes the JSON caption that the model was trained with, in your language. A caption that breaks off is closed and the report says so: raise **max_length**. A caption of your own goes into **edited_text**.": [
+    "**プロンプト：** 短い言葉で足ります。どのみち読み込まれる Qwen3-VL-8B が、モデルの学習と同じ JSON の説明文をあなたの言語で書きます。途中で切れた説明文は閉じられ、レポートに書かれます。その場合は **max_length** を上げてください。自分の説明文は **edited_text** に入れます。",
+    "**提示词：** 几个词即可；反正要加载的 Qwen3-VL-8B 会用你的语言写出模型训练时所用的 JSON 描述。中断的描述会被补全，报告中会说明：请调高 **max_length**。自己的描述写进 **edited_text**。"
   ]
 };
 const COLUMN = { en: -1, ja: 0, zh: 1 };

@@ -5,10 +5,18 @@ import { app } from "../../../scripts/app.js";
 const READABLE = 0.6;
 const BARS = { left: 70, top: 60, right: 20, bottom: 60 }; // of the frontend, over the canvas
 
+let before = null; // the view while another graph was shown: an undo opens a graph and leaves the view alone
+
+const view = ({ scale, offset }) => [scale, ...offset].join(" ");
+
 app.registerExtension({
   name: "UniFusion.View",
+  beforeConfigureGraph() {
+    before = app.canvas ? view(app.canvas.ds) : null;
+  },
   afterConfigureGraph() {
     const { ds, canvas } = app.canvas ?? {};
+    if (!ds || view(ds) === before) return;
     const nodes = app.graph?.nodes ?? [];
     const wanted = app.graph?.extra?.ds?.scale; // how the graph was saved; a creator's own graph opens just so
     if (!(wanted >= READABLE) || !(ds.scale < READABLE) || !nodes.some((node) => node.type.startsWith("UniFusion"))) return;

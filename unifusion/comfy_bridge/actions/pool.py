@@ -36,7 +36,7 @@ def run(
         below = drawer.no_negative(pooled)
         lines = [
             _describe("positive", positive, pooled, drawer),
-            "negative: none given; zeros are handed on, which is right at CFG 1 only",
+            "negative: none is connected, which is right at CFG 1 only (zeros are handed on)",
         ]
     else:
         pooled, below = drawer.pair(positive, negative, values, keep_rms)
@@ -72,6 +72,6 @@ def _describe(which: str, hidden: HiddenStates, entries: list, drawer) -> str:
     notes += f"; {subtracted} subtracted" if subtracted else ""
     notes += f"; {timed} for a part of the schedule" if timed else ""
     return (
-        f"{which}: {hidden.tokens} tokens ({counts}){notes}, {drawer.note(hidden)}: "
-        f"{hidden.nbytes / 2**20:.1f} MB to {size / 2**20:.2f} MB"
+        f"{which}: {hidden.in_words()}{notes}; {drawer.note(hidden)} ({hidden.tokens} tokens: {counts}; "
+        f"{hidden.nbytes / 2**20:.1f} MB to {size / 2**20:.2f} MB)"
     )

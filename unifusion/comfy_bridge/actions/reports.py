@@ -85,12 +85,13 @@ def budget_lines(
     read = ", ".join(f"{count} {role}" for role, count in everything.count_by_role().items())
     used = ", ".join(f"{count} {role}" for role, count in selected.count_by_role().items())
     lines = [
-        f"{profile.title}: {everything.vlm}, layers {', '.join(map(str, selected.taps))}",
-        f"read: {everything.tokens} tokens ({read})",
-        f"used ({selection}): {selected.tokens} tokens ({used}), {selected.nbytes / 2**20:.1f} MB",
+        f"read: {everything.in_words()} ({everything.tokens} tokens: {read})",
+        f"draws from: {selected.in_words()} (selection '{selection}'; {selected.tokens} tokens: {used}; "
+        f"{selected.nbytes / 2**20:.1f} MB)",
+        f"encoder: {everything.vlm} for {profile.title}, layers {', '.join(map(str, selected.taps))}",
     ]
     if profile.window:
-        lines.append(f"window: {selected.tokens} of {profile.window} tokens")
+        lines.append(f"room: {selected.tokens} of the {profile.window} tokens that {profile.title} was trained with")
         if selected.tokens > profile.window:
             words = int((everything.roles == INSTRUCTION).sum())
             lines.append(
@@ -112,7 +113,7 @@ def kept_line(vlm: VLM) -> str:
         f"{store.nbytes / 2**20:.1f} of at most {store.limit / 2**20:.0f} MB {name}" for name, store in kept.items()
     )
     return (
-        f"encoder: {vlm.computed} of {vlm.computed + vlm.reused} sequences computed, {vlm.reused} kept from before"
+        f"work: {vlm.computed} of {vlm.computed + vlm.reused} sequences computed, {vlm.reused} kept from before"
         f"{pictures}; kept: {sizes}"
     )
 

@@ -38,4 +38,4 @@ class LapDrawer:
 
     def note(self, hidden: HiddenStates) -> str:
         """What the report says of the combination."""
-        return f"{len(hidden.taps)} layers pooled to 1"
+        return f"{len(hidden.taps)} layers joined into one by the model's own pooling"
