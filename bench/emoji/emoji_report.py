@@ -22,6 +22,7 @@ from .emoji_statistics import LEAST_SEEDS, Figure, difference, figure
 matplotlib.use("Agg")
 MEASURES = {  # name: (unit, digits, whether less is better)
     "flow loss": ("", 4, True),
+    "gained by the words": ("flow loss without them - with them", 4, False),
     "colour error": ("of 255", 1, True),
     "main colour right": ("", 3, False),
     "category right": ("", 3, False),
@@ -32,14 +33,18 @@ LEAST_OF_A_CATEGORY = 40  # training names; smaller categories are not read
 
 
 def rounds_of(comparison: Comparison, runs: list[Run]) -> dict[int, dict[str, list[Run]]]:
-    """Steps -> variant -> its finished runs by seed, at the pooling rate that is better on validation's words."""
+    """Steps -> variant -> its finished runs by seed: of the pooling rate with most seeds, and of several such the better."""
     rounds: dict[int, dict[str, list[Run]]] = {}
     for variant in VARIANTS:
-        rate = better_rate(comparison, variant)
+        better = better_rate(comparison, variant)
         for steps in comparison.rounds:
-            own = [r for r in runs if (r.variant, r.pooling_rate, r.steps) == (variant, rate, steps)]
-            if own:
-                rounds.setdefault(steps, {})[variant.name] = own
+            own = [
+                [r for r in runs if (r.variant, r.pooling_rate, r.steps) == (variant, rate, steps)]
+                for rate in comparison.pooling_rates
+            ]
+            most = max(own, key=lambda found: (len(found), bool(found) and found[0].pooling_rate == better))
+            if most:
+                rounds.setdefault(steps, {})[variant.name] = most
     return rounds
 
 
@@ -73,7 +78,8 @@ def measured(comparison: Comparison, emoji: EmojiSet, chosen: dict[str, list[Run
         for run in runs:
             scores = json.loads(run.file(comparison.out, SCORES).read_text())
             read = read_pictures(np.load(run.file(comparison.out, DRAWN)), emoji, reader, classes)
-            values["flow loss"][name][run.seed] = np.array(scores["losses"]).mean(1)
+            values["flow loss"][name][run.seed] = whole = np.array(scores["losses"]).mean(1)
+            values["gained by the words"][name][run.seed] = np.array(scores["without_words"]) - whole
             for measure, found in read.items():
                 values[measure][name][run.seed] = found
     return values, facts
@@ -130,7 +136,6 @@ def silenced(comparison: Comparison, runs: list[Run], taps: tuple[int, ...]) -> 
             str(tap): difference({seed: np.array(s["silenced"][str(tap)]) for seed, s in scores.items()}, whole)
             for tap in taps
         },
-        "without_words": difference({seed: np.array(s["without_words"]) for seed, s in scores.items()}, whole),
     }
 
 
@@ -202,11 +207,11 @@ def heading(comparison: Comparison, emoji: EmojiSet, chosen: dict[str, list[Run]
     counts = {name: len(runs) for name, runs in chosen.items()}
     rates = {name: f"{runs[0].pooling_rate:g}" for name, runs in chosen.items()}
     missing = [variant.name for variant in VARIANTS if variant.name not in chosen]
-    tried = sorted({run.pooling_rate for run in finished(comparison)})
+    tried = {run.pooling_rate for run in finished(comparison)}
     rate = (
-        f"One pooling rate was tried ({tried[0]:g}), so a variant may have a better one."
+        f"One pooling rate was tried ({min(tried):g}), so a variant may have a better one."
         if len(tried) == 1
-        else "Pooling rate of each, the better on validation's words: "
+        else "Pooling rate of each (from the second round on the better one on validation's words): "
         + ", ".join(f"{name} {value}" for name, value in rates.items())
         + "."
     )
@@ -244,8 +249,6 @@ def _layers_words(found: dict) -> str:
         lines.append(
             f"| {layer} | {', '.join(f'{v:.2f}' for v in shares)} | {f.value:+.4f} | {_interval(f.items, 4, '+')} |"
         )
-    f = found["without_words"]
-    lines.append(f"| no words at all | | {f.value:+.4f} | {_interval(f.items, 4, '+')} |")
     return "\n".join(lines)
 
 

@@ -121,30 +121,28 @@ def losses_on_validation(folder: Path) -> dict[int, float]:
 
 
 def better_rate(comparison: Comparison, variant: Variant) -> float:
-    """The pooling rate that was better on validation's words after the first round.
-
-    Over the seeds that the first rate has finished; a rate that lacks one of them is not taken.
-    """
-    steps, out = comparison.rounds[0], comparison.out
-    runs = [[Run(variant, seed, rate, steps) for seed in comparison.seeds] for rate in comparison.pooling_rates]
-    done = [{run.seed: run for run in own if run.file(out, DONE).is_file()} for own in runs]
-    whole = [own for own in done if own and set(done[0]) <= set(own)]
-    if not whole:
+    """The pooling rate that was better on validation's words after the first round, by the first seed."""
+    seed, steps, out = comparison.seeds[0], comparison.rounds[0], comparison.out
+    runs = [Run(variant, seed, rate, steps) for rate in comparison.pooling_rates]
+    done = [run for run in runs if run.file(out, DONE).is_file()]
+    if not done:
         return comparison.pooling_rates[0]
-
-    def loss(own: dict[int, Run]) -> float:
-        return sum(losses_on_validation(out / own[seed].folder)[steps] for seed in done[0])
-
-    return next(iter(min(whole, key=loss).values())).pooling_rate
+    return min(done, key=lambda run: losses_on_validation(out / run.folder)[steps]).pooling_rate
 
 
 def queue(comparison: Comparison) -> Iterator[Run]:
-    """All runs, in order: round, rate, seed, variant; behind the first round every variant has one rate."""
+    """All runs, in order: round, seed, variant.
+
+    Behind the first round the first seed tries the other rates; from then on every variant has its better one.
+    """
     first, *later = comparison.rounds
-    for rate in comparison.pooling_rates:
-        for seed in comparison.seeds:
-            for variant in VARIANTS:
-                yield Run(variant, seed, rate, first)
+    rate, *others = comparison.pooling_rates
+    for seed in comparison.seeds:
+        for variant in VARIANTS:
+            yield Run(variant, seed, rate, first)
+    for other in others:
+        for variant in VARIANTS:
+            yield Run(variant, comparison.seeds[0], other, first)
     for steps in later:
         for seed in comparison.seeds:
             for variant in VARIANTS:
