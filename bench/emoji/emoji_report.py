@@ -211,7 +211,7 @@ def heading(comparison: Comparison, emoji: EmojiSet, chosen: dict[str, list[Run]
     rate = (
         f"One pooling rate was tried ({min(tried):g}), so a variant may have a better one."
         if len(tried) == 1
-        else "Pooling rate of each (from the second round on the better one on validation's words): "
+        else f"Pooling rate of each (after {comparison.rates_at} steps the better one on validation's words): "
         + ", ".join(f"{name} {value}" for name, value in rates.items())
         + "."
     )

@@ -121,8 +121,8 @@ def losses_on_validation(folder: Path) -> dict[int, float]:
 
 
 def better_rate(comparison: Comparison, variant: Variant) -> float:
-    """The pooling rate that was better on validation's words after the first round, by the first seed."""
-    seed, steps, out = comparison.seeds[0], comparison.rounds[0], comparison.out
+    """The pooling rate that was better on validation's words in the round that tries all, by the first seed."""
+    seed, steps, out = comparison.seeds[0], comparison.rates_at, comparison.out
     runs = [Run(variant, seed, rate, steps) for rate in comparison.pooling_rates]
     done = [run for run in runs if run.file(out, DONE).is_file()]
     if not done:
@@ -131,22 +131,18 @@ def better_rate(comparison: Comparison, variant: Variant) -> float:
 
 
 def queue(comparison: Comparison) -> Iterator[Run]:
-    """All runs, in order: round, seed, variant.
-
-    Behind the first round the first seed tries the other rates; from then on every variant has its better one.
-    """
-    first, *later = comparison.rounds
+    """All runs, in order: round, seed, variant; behind the round that tries all rates every variant has its better one."""
     rate, *others = comparison.pooling_rates
-    for seed in comparison.seeds:
-        for variant in VARIANTS:
-            yield Run(variant, seed, rate, first)
-    for other in others:
-        for variant in VARIANTS:
-            yield Run(variant, comparison.seeds[0], other, first)
-    for steps in later:
-        for seed in comparison.seeds:
+    for steps, count in zip(comparison.rounds, comparison.seeds_in_round, strict=True):
+        for seed in comparison.seeds[:count]:
             for variant in VARIANTS:
-                yield Run(variant, seed, better_rate(comparison, variant), steps)
+                yield Run(
+                    variant, seed, rate if steps <= comparison.rates_at else better_rate(comparison, variant), steps
+                )
+        if steps == comparison.rates_at:
+            for other in others:
+                for variant in VARIANTS:
+                    yield Run(variant, comparison.seeds[0], other, steps)
 
 
 class Batches:

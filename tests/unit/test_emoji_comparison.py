@@ -35,6 +35,7 @@ from recipes.emoji.icon_sets import STYLES
 from unifusion.layers_to_blocks import build_dit
 
 CONFIG = Path(emoji_set.__file__).parents[2] / "recipes" / "emoji" / "layers.toml"
+TWO = dict(rounds=(2, 6), seeds_in_round=(2, 2))
 WIDTH = 36  # 18 heads of 2
 
 
@@ -67,7 +68,8 @@ def comparison(tmp_path_factory):
     small = dict(
         taps=(2, 5, 8), side=8, patch=4, features=64, blocks=2, rounds=(4,), conditions=4, levels=2, seeds=(0, 1)
     )
-    return dataclasses.replace(Comparison.read(CONFIG, runs), pooling_rates=(1e-3,), **small)
+    queued = dict(pooling_rates=(1e-3,), seeds_in_round=(2,), rates_at=4)
+    return dataclasses.replace(Comparison.read(CONFIG, runs), **queued, **small)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,9 @@ def test_the_shipped_file_is_read_and_a_wrong_key_is_named(tmp_path):
     other = tmp_path / "c.toml"
     other.write_text(CONFIG.read_text().replace("rounds =", "roundz ="))
     with pytest.raises(ValueError, match="c.toml: the key round. is"):
+        Comparison.read(other)
+    other.write_text(CONFIG.read_text().replace("seeds_in_round = [1, ", "seeds_in_round = ["))
+    with pytest.raises(ValueError, match="c.toml: seeds_in_round must have a number"):
         Comparison.read(other)
 
 
@@ -121,10 +126,12 @@ def test_variants_of_a_seed_see_the_same_data_and_seeds_see_other(emoji):
 
 
 def test_the_queue_finishes_all_variants_of_a_seed_before_the_next(comparison):
-    runs = list(queue(dataclasses.replace(comparison, pooling_rates=(1e-3, 1e-4), rounds=(4, 8))))
+    runs = list(
+        queue(dataclasses.replace(comparison, pooling_rates=(1e-3, 1e-4), rounds=(2, 4, 8), seeds_in_round=(1, 2, 2)))
+    )
     order = [(r.steps, r.pooling_rate, r.seed) for r in runs[:: len(VARIANTS)]]
-    assert order == [(4, 1e-3, 0), (4, 1e-3, 1), (4, 1e-4, 0), (8, 1e-3, 0), (8, 1e-3, 1)]
-    assert len({(r.folder, r.steps) for r in runs}) == len(runs) == 5 * len(VARIANTS)
+    assert order == [(2, 1e-3, 0), (4, 1e-3, 0), (4, 1e-3, 1), (4, 1e-4, 0), (8, 1e-3, 0), (8, 1e-3, 1)]
+    assert len({(r.folder, r.steps) for r in runs}) == len(runs) == 6 * len(VARIANTS)
     assert [r.variant for r in runs[: len(VARIANTS)]] == list(VARIANTS)
 
 
@@ -228,7 +235,7 @@ def test_differences_are_of_the_seeds_that_both_have():
 
 
 def test_the_better_rate_of_the_first_seed_on_validation_goes_on(comparison, tmp_path):
-    two = dataclasses.replace(comparison, runs=tmp_path, pooling_rates=(1e-3, 1e-4), rounds=(2, 6))
+    two = dataclasses.replace(comparison, runs=tmp_path, pooling_rates=(1e-3, 1e-4), rates_at=2, **TWO)
     lap, losses = VARIANTS[0], {(1e-3, 0): 0.5, (1e-3, 1): 0.1, (1e-4, 0): 0.4}
     runs = [run for run in queue(two) if (run.variant, run.steps) == (lap, 2)]
     chosen = [better_rate(two, lap)]
@@ -247,7 +254,7 @@ def test_the_better_rate_of_the_first_seed_on_validation_goes_on(comparison, tmp
 
 
 def test_the_report_shows_the_longest_round_that_all_variants_have(comparison, tmp_path):
-    two = dataclasses.replace(comparison, runs=tmp_path, rounds=(2, 6))
+    two = dataclasses.replace(comparison, runs=tmp_path, rates_at=6, **TWO)
     runs = list(queue(two))
     assert emoji_report.shown_round(emoji_report.rounds_of(two, runs)) == 6
     assert emoji_report.shown_round(emoji_report.rounds_of(two, [r for r in runs if r != runs[-1]])) == 6
@@ -258,7 +265,7 @@ def test_the_report_shows_the_longest_round_that_all_variants_have(comparison, t
 
 
 def test_a_run_goes_on_into_the_next_round(comparison, emoji, tmp_path):
-    two = dataclasses.replace(comparison, runs=tmp_path, rounds=(2, 5))
+    two = dataclasses.replace(comparison, runs=tmp_path, **TWO)
     runs = [run for run in queue(two) if run.variant == VARIANTS[1] and run.seed == 0]
     for run in runs:
         train(run, two, emoji, 0)
