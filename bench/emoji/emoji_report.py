@@ -45,7 +45,7 @@ def rounds_of(comparison: Comparison, runs: list[Run]) -> dict[int, dict[str, li
             most = max(own, key=lambda found: (len(found), bool(found) and found[0].pooling_rate == better))
             if most:
                 rounds.setdefault(steps, {})[variant.name] = most
-    return rounds
+    return dict(sorted(rounds.items()))
 
 
 def shown_round(rounds: dict[int, dict[str, list[Run]]]) -> int:
@@ -117,6 +117,21 @@ def table(values: dict, about: dict) -> str:
     return "\n".join(lines)
 
 
+def over_rounds(comparison: Comparison, rounds: dict[int, dict[str, list[Run]]]) -> str:
+    """Markdown: flow loss of held-out words, and what the words gain, of every variant after every round."""
+    header = " | ".join(f"{steps} steps" for steps in rounds)
+    lines = [f"| variant | {header} |", "|---" * (1 + len(rounds)) + "|"]
+    for variant in VARIANTS:
+        cells = []
+        for chosen in rounds.values():
+            own = [json.loads(r.file(comparison.out, SCORES).read_text()) for r in chosen.get(variant.name, [])]
+            loss = [np.mean(scores["losses"]) for scores in own]
+            gain = [np.mean(scores["without_words"]) - value for scores, value in zip(own, loss)]
+            cells.append(f"{np.mean(loss):.4f}, {np.mean(gain):+.4f} ({len(own)})" if own else "")
+        lines.append(f"| {variant.name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def differences(values: dict[str, dict[int, np.ndarray]]) -> dict[str, Figure]:
     """Each variant's difference to LAP, over the seeds that both have."""
     if LAP not in values:
@@ -182,13 +197,14 @@ def plot_layers(found: dict, probes: dict[str, float], path: Path) -> None:
     """By layer: what a linear probe reads, what LAP reads, what silencing the layer costs it."""
     import matplotlib.pyplot as plt
 
-    figure_, axes = plt.subplots(1, 3, figsize=(11, 3))
+    figure_, axes = plt.subplots(1, 3, figsize=(12, 3), layout="constrained")
     layers = list(found["layers_read"])
     axes[0].bar(layers, [probes[f"layer {layer}"] for layer in layers], color="0.6")
     axes[0].axhline(probes["side by side"], color="0.3", linestyle="--", linewidth=1)
     axes[0].set_title("R2 of a linear probe (dashed: side by side)", fontsize=8)
     for seed in range(len(next(iter(found["layers_read"].values())))):
         axes[1].plot(layers, [found["layers_read"][layer][seed] for layer in layers], "o-", alpha=0.7)
+    axes[1].set_ylim(bottom=0)
     axes[1].set_title("share of the layer in LAP's tokens, a line a seed", fontsize=8)
     costs = [found["silenced"][layer] for layer in layers]
     errors = [[c.value - c.items[0] for c in costs], [c.items[1] - c.value for c in costs]]
@@ -286,6 +302,12 @@ def write(comparison: Comparison, emoji: EmojiSet, probes: dict[str, float], out
     }
     plot_curves(comparison, chosen, out / "curves.png")
     plot_words(comparison, emoji, chosen, out / "words.png")
+    text += [
+        "",
+        "Flow loss, what the words gain of it, and (seeds), after every round:",
+        "",
+        over_rounds(comparison, rounds),
+    ]
     if LAP in chosen:
         found = silenced(comparison, chosen[LAP], emoji.taps)
         plot_layers(found, probes, out / "layers.png")

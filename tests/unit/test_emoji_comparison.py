@@ -201,6 +201,7 @@ def test_one_command_runs_the_queue_and_another_prints_what_is_there(comparison,
     assert {path: path.stat().st_mtime_ns for path in few.out.rglob("scores_*.json")} == stamps
     text = said("report", CONFIG, "--out", tmp_path / "report")
     assert "| flow loss, less is better | LAP |" in text and "| flow loss | injection - LAP | 1 |" in text
+    assert "| variant | 4 steps |" in text
     assert "yes" not in text.split("claimed |")[1].split("| layer |")[0] and "one seed" in text
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         "curves.png",
