@@ -22,6 +22,7 @@ from .emoji_statistics import LEAST_SEEDS, Figure, difference, figure
 matplotlib.use("Agg")
 MEASURES = {  # name: (unit, digits, whether less is better)
     "flow loss": ("", 4, True),
+    "gained by the words": ("flow loss without them - with them", 4, False),
     "colour error": ("of 255", 1, True),
     "main colour right": ("", 3, False),
     "category right": ("", 3, False),
@@ -32,15 +33,19 @@ LEAST_OF_A_CATEGORY = 40  # training names; smaller categories are not read
 
 
 def rounds_of(comparison: Comparison, runs: list[Run]) -> dict[int, dict[str, list[Run]]]:
-    """Steps -> variant -> its finished runs by seed, at the pooling rate that is better on validation's words."""
+    """Steps -> variant -> its finished runs by seed: of the pooling rate with most seeds, and of several such the better."""
     rounds: dict[int, dict[str, list[Run]]] = {}
     for variant in VARIANTS:
-        rate = better_rate(comparison, variant)
+        better = better_rate(comparison, variant)
         for steps in comparison.rounds:
-            own = [r for r in runs if (r.variant, r.pooling_rate, r.steps) == (variant, rate, steps)]
-            if own:
-                rounds.setdefault(steps, {})[variant.name] = own
-    return rounds
+            own = [
+                [r for r in runs if (r.variant, r.pooling_rate, r.steps) == (variant, rate, steps)]
+                for rate in comparison.pooling_rates
+            ]
+            most = max(own, key=lambda found: (len(found), bool(found) and found[0].pooling_rate == better))
+            if most:
+                rounds.setdefault(steps, {})[variant.name] = most
+    return dict(sorted(rounds.items()))
 
 
 def shown_round(rounds: dict[int, dict[str, list[Run]]]) -> int:
@@ -73,7 +78,8 @@ def measured(comparison: Comparison, emoji: EmojiSet, chosen: dict[str, list[Run
         for run in runs:
             scores = json.loads(run.file(comparison.out, SCORES).read_text())
             read = read_pictures(np.load(run.file(comparison.out, DRAWN)), emoji, reader, classes)
-            values["flow loss"][name][run.seed] = np.array(scores["losses"]).mean(1)
+            values["flow loss"][name][run.seed] = whole = np.array(scores["losses"]).mean(1)
+            values["gained by the words"][name][run.seed] = np.array(scores["without_words"]) - whole
             for measure, found in read.items():
                 values[measure][name][run.seed] = found
     return values, facts
@@ -111,6 +117,21 @@ def table(values: dict, about: dict) -> str:
     return "\n".join(lines)
 
 
+def over_rounds(comparison: Comparison, rounds: dict[int, dict[str, list[Run]]]) -> str:
+    """Markdown: flow loss of held-out words, and what the words gain, of every variant after every round."""
+    header = " | ".join(f"{steps} steps" for steps in rounds)
+    lines = [f"| variant | {header} |", "|---" * (1 + len(rounds)) + "|"]
+    for variant in VARIANTS:
+        cells = []
+        for chosen in rounds.values():
+            own = [json.loads(r.file(comparison.out, SCORES).read_text()) for r in chosen.get(variant.name, [])]
+            loss = [np.mean(scores["losses"]) for scores in own]
+            gain = [np.mean(scores["without_words"]) - value for scores, value in zip(own, loss)]
+            cells.append(f"{np.mean(loss):.4f}, {np.mean(gain):+.4f} ({len(own)})" if own else "")
+        lines.append(f"| {variant.name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def differences(values: dict[str, dict[int, np.ndarray]]) -> dict[str, Figure]:
     """Each variant's difference to LAP, over the seeds that both have."""
     if LAP not in values:
@@ -130,7 +151,6 @@ def silenced(comparison: Comparison, runs: list[Run], taps: tuple[int, ...]) -> 
             str(tap): difference({seed: np.array(s["silenced"][str(tap)]) for seed, s in scores.items()}, whole)
             for tap in taps
         },
-        "without_words": difference({seed: np.array(s["without_words"]) for seed, s in scores.items()}, whole),
     }
 
 
@@ -177,13 +197,14 @@ def plot_layers(found: dict, probes: dict[str, float], path: Path) -> None:
     """By layer: what a linear probe reads, what LAP reads, what silencing the layer costs it."""
     import matplotlib.pyplot as plt
 
-    figure_, axes = plt.subplots(1, 3, figsize=(11, 3))
+    figure_, axes = plt.subplots(1, 3, figsize=(12, 3), layout="constrained")
     layers = list(found["layers_read"])
     axes[0].bar(layers, [probes[f"layer {layer}"] for layer in layers], color="0.6")
     axes[0].axhline(probes["side by side"], color="0.3", linestyle="--", linewidth=1)
     axes[0].set_title("R2 of a linear probe (dashed: side by side)", fontsize=8)
     for seed in range(len(next(iter(found["layers_read"].values())))):
         axes[1].plot(layers, [found["layers_read"][layer][seed] for layer in layers], "o-", alpha=0.7)
+    axes[1].set_ylim(bottom=0)
     axes[1].set_title("share of the layer in LAP's tokens, a line a seed", fontsize=8)
     costs = [found["silenced"][layer] for layer in layers]
     errors = [[c.value - c.items[0] for c in costs], [c.items[1] - c.value for c in costs]]
@@ -202,11 +223,11 @@ def heading(comparison: Comparison, emoji: EmojiSet, chosen: dict[str, list[Run]
     counts = {name: len(runs) for name, runs in chosen.items()}
     rates = {name: f"{runs[0].pooling_rate:g}" for name, runs in chosen.items()}
     missing = [variant.name for variant in VARIANTS if variant.name not in chosen]
-    tried = sorted({run.pooling_rate for run in finished(comparison)})
+    tried = {run.pooling_rate for run in finished(comparison)}
     rate = (
-        f"One pooling rate was tried ({tried[0]:g}), so a variant may have a better one."
+        f"One pooling rate was tried ({min(tried):g}), so a variant may have a better one."
         if len(tried) == 1
-        else "Pooling rate of each, the better on validation's words: "
+        else f"Pooling rate of each (after {comparison.rates_at} steps the better one on validation's words): "
         + ", ".join(f"{name} {value}" for name, value in rates.items())
         + "."
     )
@@ -244,8 +265,6 @@ def _layers_words(found: dict) -> str:
         lines.append(
             f"| {layer} | {', '.join(f'{v:.2f}' for v in shares)} | {f.value:+.4f} | {_interval(f.items, 4, '+')} |"
         )
-    f = found["without_words"]
-    lines.append(f"| no words at all | | {f.value:+.4f} | {_interval(f.items, 4, '+')} |")
     return "\n".join(lines)
 
 
@@ -283,6 +302,12 @@ def write(comparison: Comparison, emoji: EmojiSet, probes: dict[str, float], out
     }
     plot_curves(comparison, chosen, out / "curves.png")
     plot_words(comparison, emoji, chosen, out / "words.png")
+    text += [
+        "",
+        "Flow loss, what the words gain of it, and (seeds), after every round:",
+        "",
+        over_rounds(comparison, rounds),
+    ]
     if LAP in chosen:
         found = silenced(comparison, chosen[LAP], emoji.taps)
         plot_layers(found, probes, out / "layers.png")

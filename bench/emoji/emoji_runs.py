@@ -121,34 +121,28 @@ def losses_on_validation(folder: Path) -> dict[int, float]:
 
 
 def better_rate(comparison: Comparison, variant: Variant) -> float:
-    """The pooling rate that was better on validation's words after the first round.
-
-    Over the seeds that the first rate has finished; a rate that lacks one of them is not taken.
-    """
-    steps, out = comparison.rounds[0], comparison.out
-    runs = [[Run(variant, seed, rate, steps) for seed in comparison.seeds] for rate in comparison.pooling_rates]
-    done = [{run.seed: run for run in own if run.file(out, DONE).is_file()} for own in runs]
-    whole = [own for own in done if own and set(done[0]) <= set(own)]
-    if not whole:
+    """The pooling rate that was better on validation's words in the round that tries all, by the first seed."""
+    seed, steps, out = comparison.seeds[0], comparison.rates_at, comparison.out
+    runs = [Run(variant, seed, rate, steps) for rate in comparison.pooling_rates]
+    done = [run for run in runs if run.file(out, DONE).is_file()]
+    if not done:
         return comparison.pooling_rates[0]
-
-    def loss(own: dict[int, Run]) -> float:
-        return sum(losses_on_validation(out / own[seed].folder)[steps] for seed in done[0])
-
-    return next(iter(min(whole, key=loss).values())).pooling_rate
+    return min(done, key=lambda run: losses_on_validation(out / run.folder)[steps]).pooling_rate
 
 
 def queue(comparison: Comparison) -> Iterator[Run]:
-    """All runs, in order: round, rate, seed, variant; behind the first round every variant has one rate."""
-    first, *later = comparison.rounds
-    for rate in comparison.pooling_rates:
-        for seed in comparison.seeds:
+    """All runs, in order: round, seed, variant; behind the round that tries all rates every variant has its better one."""
+    rate, *others = comparison.pooling_rates
+    for steps, count in zip(comparison.rounds, comparison.seeds_in_round, strict=True):
+        for seed in comparison.seeds[:count]:
             for variant in VARIANTS:
-                yield Run(variant, seed, rate, first)
-    for steps in later:
-        for seed in comparison.seeds:
-            for variant in VARIANTS:
-                yield Run(variant, seed, better_rate(comparison, variant), steps)
+                yield Run(
+                    variant, seed, rate if steps <= comparison.rates_at else better_rate(comparison, variant), steps
+                )
+        if steps == comparison.rates_at:
+            for other in others:
+                for variant in VARIANTS:
+                    yield Run(variant, comparison.seeds[0], other, steps)
 
 
 class Batches:

@@ -84,6 +84,7 @@ def score(dit: SingleStreamDiT, emoji: EmojiSet, scores_file: Path, drawn_file: 
     things, styles = items(emoji)
     losses = flow_losses(dit, emoji, things, styles, LEVELS)
     scores = {"levels": LEVELS, "losses": [[round(value, 6) for value in row] for row in losses.tolist()]}
+    scores["without_words"] = flow_losses(dit, WithoutWords(emoji), things, styles, LEVELS).mean(1).tolist()
     if isinstance(dit.txtfusion, LayerwiseAttentionPooling):
         scores["layers_read"] = layers_read(dit.txtfusion, emoji)
         silenced = {
@@ -91,7 +92,6 @@ def score(dit: SingleStreamDiT, emoji: EmojiSet, scores_file: Path, drawn_file: 
             for index, layer in enumerate(emoji.taps)
         }
         scores["silenced"] = silenced
-        scores["without_words"] = flow_losses(dit, WithoutWords(emoji), things, styles, LEVELS).mean(1).tolist()
     np.save(drawn_file, drawn(dit, emoji, things, styles))
     scores_file.write_text(json.dumps(scores) + "\n")
 

@@ -35,7 +35,8 @@ class Comparison:
         runs: folder that holds ``archives`` (of npm pack), ``smollm2`` and, once prepared, ``layers`` (:attr:`out`).
         taps: layers; side: pixels of a picture; patch: pixels of a token; features, blocks: of the drawing model.
         rounds: steps after which runs are scored; conditions, levels: of a step.
-        optimizer, rate, pooling_rates: of learning; seeds: of the runs.
+        optimizer, rate, pooling_rates: of learning; rates_at: steps of the round that tries all pooling rates.
+        seeds: of the runs; seeds_in_round: how many of them each round has.
     """
 
     runs: Path
@@ -50,7 +51,9 @@ class Comparison:
     optimizer: str
     rate: float
     pooling_rates: tuple[float, ...]
+    rates_at: int
     seeds: tuple[int, ...]
+    seeds_in_round: tuple[int, ...]
 
     @classmethod
     def read(cls, path: Path, runs: Path | None = None) -> Comparison:
@@ -67,8 +70,12 @@ class Comparison:
             what = "is unknown" if other[0] in values else "is missing"
             raise ValueError(f"{path.name}: the key {other[0]} {what}; the keys are {', '.join(sorted(names))}.")
         values["runs"] = (runs or path.parent / values["runs"]).resolve()
-        for name in ("taps", "rounds", "pooling_rates", "seeds"):
+        for name in ("taps", "rounds", "pooling_rates", "seeds", "seeds_in_round"):
             values[name] = tuple(values[name])
+        if len(values["rounds"]) != len(values["seeds_in_round"]) or values["rates_at"] not in values["rounds"]:
+            raise ValueError(
+                f"{path.name}: seeds_in_round must have a number for each of the rounds, and rates_at must be one of the rounds."
+            )
         return cls(**values)
 
     @property

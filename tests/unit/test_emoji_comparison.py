@@ -35,6 +35,7 @@ from recipes.emoji.icon_sets import STYLES
 from unifusion.layers_to_blocks import build_dit
 
 CONFIG = Path(emoji_set.__file__).parents[2] / "recipes" / "emoji" / "layers.toml"
+TWO = dict(rounds=(2, 6), seeds_in_round=(2, 2))
 WIDTH = 36  # 18 heads of 2
 
 
@@ -67,7 +68,8 @@ def comparison(tmp_path_factory):
     small = dict(
         taps=(2, 5, 8), side=8, patch=4, features=64, blocks=2, rounds=(4,), conditions=4, levels=2, seeds=(0, 1)
     )
-    return dataclasses.replace(Comparison.read(CONFIG, runs), pooling_rates=(1e-3,), **small)
+    queued = dict(pooling_rates=(1e-3,), seeds_in_round=(2,), rates_at=4)
+    return dataclasses.replace(Comparison.read(CONFIG, runs), **queued, **small)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,9 @@ def test_the_shipped_file_is_read_and_a_wrong_key_is_named(tmp_path):
     other = tmp_path / "c.toml"
     other.write_text(CONFIG.read_text().replace("rounds =", "roundz ="))
     with pytest.raises(ValueError, match="c.toml: the key round. is"):
+        Comparison.read(other)
+    other.write_text(CONFIG.read_text().replace("seeds_in_round = [1, ", "seeds_in_round = ["))
+    with pytest.raises(ValueError, match="c.toml: seeds_in_round must have a number"):
         Comparison.read(other)
 
 
@@ -121,9 +126,11 @@ def test_variants_of_a_seed_see_the_same_data_and_seeds_see_other(emoji):
 
 
 def test_the_queue_finishes_all_variants_of_a_seed_before_the_next(comparison):
-    runs = list(queue(dataclasses.replace(comparison, pooling_rates=(1e-3, 1e-4), rounds=(4, 8))))
+    runs = list(
+        queue(dataclasses.replace(comparison, pooling_rates=(1e-3, 1e-4), rounds=(2, 4, 8), seeds_in_round=(1, 2, 2)))
+    )
     order = [(r.steps, r.pooling_rate, r.seed) for r in runs[:: len(VARIANTS)]]
-    assert order == [(4, 1e-3, 0), (4, 1e-3, 1), (4, 1e-4, 0), (4, 1e-4, 1), (8, 1e-3, 0), (8, 1e-3, 1)]
+    assert order == [(2, 1e-3, 0), (4, 1e-3, 0), (4, 1e-3, 1), (4, 1e-4, 0), (8, 1e-3, 0), (8, 1e-3, 1)]
     assert len({(r.folder, r.steps) for r in runs}) == len(runs) == 6 * len(VARIANTS)
     assert [r.variant for r in runs[: len(VARIANTS)]] == list(VARIANTS)
 
@@ -194,6 +201,7 @@ def test_one_command_runs_the_queue_and_another_prints_what_is_there(comparison,
     assert {path: path.stat().st_mtime_ns for path in few.out.rglob("scores_*.json")} == stamps
     text = said("report", CONFIG, "--out", tmp_path / "report")
     assert "| flow loss, less is better | LAP |" in text and "| flow loss | injection - LAP | 1 |" in text
+    assert "| variant | 4 steps |" in text
     assert "yes" not in text.split("claimed |")[1].split("| layer |")[0] and "one seed" in text
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         "curves.png",
@@ -227,24 +235,27 @@ def test_differences_are_of_the_seeds_that_both_have():
     assert difference({0: np.ones(4)}, {1: np.ones(4)}) is None
 
 
-def test_the_better_rate_is_chosen_on_validation_and_a_rate_without_all_seeds_is_not(comparison, tmp_path):
-    two = dataclasses.replace(comparison, runs=tmp_path, pooling_rates=(1e-3, 1e-4), rounds=(2, 6))
-    lap, losses = VARIANTS[0], {(1e-3, 0): 0.5, (1e-3, 1): 0.6, (1e-4, 0): 0.4, (1e-4, 1): 0.4}
+def test_the_better_rate_of_the_first_seed_on_validation_goes_on(comparison, tmp_path):
+    two = dataclasses.replace(comparison, runs=tmp_path, pooling_rates=(1e-3, 1e-4), rates_at=2, **TWO)
+    lap, losses = VARIANTS[0], {(1e-3, 0): 0.5, (1e-3, 1): 0.1, (1e-4, 0): 0.4}
+    runs = [run for run in queue(two) if (run.variant, run.steps) == (lap, 2)]
     chosen = [better_rate(two, lap)]
-    for run in queue(dataclasses.replace(two, rounds=(2,))):
-        if run.variant == lap:
-            (two.out / run.folder).mkdir(parents=True)
-            lines = [{"step": 1, "loss": 9.0}, {"step": 2, "held-out": losses[run.pooling_rate, run.seed]}]
-            (two.out / run.folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-            run.file(two.out, DONE).write_text("{}")
-            chosen.append(better_rate(two, lap))
-    assert chosen == [1e-3, 1e-3, 1e-3, 1e-3, 1e-4]
-    later = {r.pooling_rate for r in queue(two) if r.variant == lap and r.steps == 6}
-    assert later == {1e-4}
+    for run in runs:
+        (two.out / run.folder).mkdir(parents=True)
+        lines = [{"step": 1, "loss": 9.0}, {"step": 2, "held-out": losses[run.pooling_rate, run.seed]}]
+        (two.out / run.folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        run.file(two.out, DONE).write_text("{}")
+        chosen.append(better_rate(two, lap))
+    assert chosen == [1e-3, 1e-3, 1e-3, 1e-4]
+    later = [run for run in queue(two) if (run.variant, run.steps) == (lap, 6)]
+    assert [(run.pooling_rate, run.seed) for run in later] == [(1e-4, 0), (1e-4, 1)]
+    # of the first round both seeds are shown, of the next the better rate
+    assert [r.pooling_rate for r in emoji_report.rounds_of(two, runs)[2]["LAP"]] == [1e-3, 1e-3]
+    assert emoji_report.rounds_of(two, later)[6]["LAP"] == later
 
 
 def test_the_report_shows_the_longest_round_that_all_variants_have(comparison, tmp_path):
-    two = dataclasses.replace(comparison, runs=tmp_path, rounds=(2, 6))
+    two = dataclasses.replace(comparison, runs=tmp_path, rates_at=6, **TWO)
     runs = list(queue(two))
     assert emoji_report.shown_round(emoji_report.rounds_of(two, runs)) == 6
     assert emoji_report.shown_round(emoji_report.rounds_of(two, [r for r in runs if r != runs[-1]])) == 6
@@ -255,7 +266,7 @@ def test_the_report_shows_the_longest_round_that_all_variants_have(comparison, t
 
 
 def test_a_run_goes_on_into_the_next_round(comparison, emoji, tmp_path):
-    two = dataclasses.replace(comparison, runs=tmp_path, rounds=(2, 5))
+    two = dataclasses.replace(comparison, runs=tmp_path, **TWO)
     runs = [run for run in queue(two) if run.variant == VARIANTS[1] and run.seed == 0]
     for run in runs:
         train(run, two, emoji, 0)
