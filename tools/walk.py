@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness.browser import open_page
+from harness.browser import PackConsole, open_page
 from harness.comfy_server import PACK, Server
 from PIL import Image, ImageDraw
 
@@ -127,7 +127,7 @@ CONNECT = """
 
 def walk(server: Server, vue: bool) -> None:
     with open_page(server.url, width=1400, height=900, VueNodes_Enabled=vue, Workflow_Persist=False) as page:
-        it = Walk(page, server, "vue" if vue else "classic")
+        it, console = Walk(page, server, "vue" if vue else "classic"), PackConsole(page)
         it.template("01 Text to picture with VERIFI")
         it.seen("first_template")
         print(it.run())
@@ -151,7 +151,7 @@ def walk(server: Server, vue: bool) -> None:
         it.seen("two_references")
         it.template("08 Krea 2 Turbo with VERIFI")
         it.seen("krea_2")
-        print(page.problems)
+        print(f"errors: {page.problems}; errors and warnings of the pack in the console: {console.lines}")
 
 
 def main() -> None:

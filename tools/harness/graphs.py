@@ -753,7 +753,7 @@ def loaders(unet: dict, clip: dict, kind: str, vae: dict) -> dict[str, Node]:
 
 def about(*files: dict, size: str, licence: str, advice: str) -> str:
     """The note of a model's template: files, size and memory, licence, how to prompt."""
-    rows = "".join(f"**models/{file['directory']}**\n[{file['name']}]({file['url']})\n\n" for file in files)
+    rows = "".join(f"**models/{file['directory']}** [{file['name']}]({file['url']})\n\n" for file in files)
     return (
         "## Files for this workflow\n\nPut each file into the folder named, then press *R* on the canvas.\n\n"
         f"{rows}**Size and memory:** {size}\n\n**Licence:** {licence}\n\n**Prompts:** {advice}"
