@@ -19,7 +19,8 @@ class Later:
     unifusion_later = True
 
     def __init__(self, clip, make: Callable[[], HiddenStates]):
-        self._clip, self._make = clip, make
+        self._clip = clip
+        self._make: Callable[[], HiddenStates] | None = make
         self._value: HiddenStates | None = None
 
     @property
@@ -29,9 +30,10 @@ class Later:
 
     def value(self) -> HiddenStates:
         """The hidden states."""
-        if self._value is None:
+        if self._make is not None:
             self._value = self._make()
             self._clip = self._make = None
+        assert self._value is not None
         return self._value
 
     def __reduce__(self):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from comfy_execution.graph_utils import GraphBuilder, is_link
 
@@ -269,5 +269,5 @@ def sweep(
     return Sweep(builder, pictures, labels, report)
 
 
-def _relinked(value: object, copies: dict) -> object:
+def _relinked(value: Any, copies: dict) -> Any:
     return copies[value[0]].out(value[1]) if is_link(value) and value[0] in copies else value

@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import comfyui_version
 import torch
@@ -26,7 +27,7 @@ _TAKES_MASKS = {"attention_basic", "attention_sub_quad", "attention_split", "att
 
 
 @cache
-def _asks_patches(attention: type) -> bool:
+def _asks_patches(attention: Any) -> bool:
     return "attn1_patch" in inspect.getsource(attention.forward)
 
 

@@ -274,7 +274,7 @@ class FolderTokenizer:
         tokens = self.vlm.tokenize(said)
         pad = self.vlm.words.convert_tokens_to_ids(IMAGE_PAD) if views else None
         queue = iter([view for picture in views for view in picture])
-        row = [
+        row: list[tuple] = [
             ({"type": "image", "data": next(queue), "original_type": "image"} if number == pad else number, 1.0)
             for number in tokens.ids
         ]

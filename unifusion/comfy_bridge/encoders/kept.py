@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import comfy.model_management
@@ -47,7 +47,7 @@ class Store:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def find(self, key, serves: Callable[[object], bool] = lambda _value: True):
+    def find(self, key, serves: Callable[[Any], bool] = lambda _value: True):
         """What is kept under ``key`` if it ``serves``, or None."""
         if key in self._kept and serves(self._kept[key][0]):
             self.hits += 1
@@ -66,7 +66,7 @@ class Store:
         while self.nbytes > self.limit or (self.most is not None and len(self._kept) > self.most):
             self.nbytes -= self._kept.popitem(last=False)[1][1]
 
-    def forget(self, which: Callable[[object], bool]) -> None:
+    def forget(self, which: Callable[[Any], bool]) -> None:
         """Let go of what ``which`` says."""
         for key in [key for key, (value, _) in self._kept.items() if which(value)]:
             self.nbytes -= self._kept.pop(key)[1]

@@ -36,7 +36,7 @@ class Prefix(NamedTuple):
         sizes, grids: as in ``KeptStates``.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple counts too, which nobody asks of this one
     following: int
     layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     states: torch.Tensor | None

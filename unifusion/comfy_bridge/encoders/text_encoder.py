@@ -381,7 +381,7 @@ class VLM:
         """
         embeds = embedded.embeds.to(PRECISIONS[precision])
         if embedded.prefix:
-            return self._states_in_parts(embedded, taps, PRECISIONS[precision])
+            return self._states_in_parts(embedded, embedded.prefix, taps, PRECISIONS[precision])
         with comfy.model_management.cuda_device_context(self.device), self.tapped(taps, stop=True) as caught:
             self.transformer(
                 None,
@@ -394,13 +394,16 @@ class VLM:
             )
         return stack(caught, taps)
 
-    def _states_in_parts(self, embedded: Embedded, taps: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    def _states_in_parts(
+        self, embedded: Embedded, prefix: Prefix, taps: Sequence[int], dtype: torch.dtype
+    ) -> torch.Tensor:
         """As :meth:`states`; equal to it up to rounding."""
-        cache = embedded.prefix.cache(self.transformer, embedded.embeds.shape[1], self.device, dtype)
+        cache = prefix.cache(self.transformer, embedded.embeds.shape[1], self.device, dtype)
         with comfy.model_management.cuda_device_context(self.device), self.tapped(taps, stop=True) as caught:
             read_rest(self, embedded, cache, dtype)
         rest = stack(caught, taps)
-        return torch.cat([embedded.prefix.states.to(rest), rest], dim=1)
+        assert prefix.states is not None  # it was read for states
+        return torch.cat([prefix.states.to(rest), rest], dim=1)
 
     @staticmethod
     def dtype_of(precision: str) -> torch.dtype:

@@ -136,8 +136,10 @@ def _padded(tokens: Tokens, wrapper) -> Tokens:
     missing = max(0, (wrapper.min_length or 0) - len(tokens.ids))
     if not missing:
         return tokens
-    parts = ([wrapper.pad_token] * missing, [PADDING] * missing, [1.0] * missing, [""] * missing)
+    parts: tuple[list, ...] = ([wrapper.pad_token] * missing, [PADDING] * missing, [1.0] * missing, [""] * missing)
+    own_parts: list[list] = [list(own) for own in (tokens.ids, tokens.roles, tokens.weights, tokens.pieces)]
     if wrapper.pad_left:
-        joined = [added + list(own) for added, own in zip(parts, tokens[:4])]
-        return Tokens(*joined, tokens.opener + missing)
-    return Tokens(*[list(own) + added for added, own in zip(parts, tokens[:4])], tokens.opener)
+        ids, roles, weights, pieces = (added + own for added, own in zip(parts, own_parts))
+        return Tokens(ids, roles, weights, pieces, tokens.opener + missing)
+    ids, roles, weights, pieces = (own + added for added, own in zip(parts, own_parts))
+    return Tokens(ids, roles, weights, pieces, tokens.opener)
