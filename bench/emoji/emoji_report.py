@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
@@ -311,6 +312,9 @@ def write(comparison: Comparison, emoji: EmojiSet, probes: dict[str, float], out
     if LAP in chosen:
         found = silenced(comparison, chosen[LAP], emoji.taps)
         plot_layers(found, probes, out / "layers.png")
+        page = chosen[LAP][0].file(comparison.out, DRAWN).with_suffix(".png")
+        if page.is_file():
+            shutil.copyfile(page, out / "inspector.png")
         text += ["", _layers_words(found)]
         kept["layers"] = {
             "read": found["layers_read"],

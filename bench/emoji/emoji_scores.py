@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from recipes.emoji.emoji_words import TEST
 from recipes.emoji.icon_sets import STYLES
-from unifusion.attribution import tap_share
+from unifusion.attribution import View, look
+from unifusion.attribution_pages import layers_page
 from unifusion.dit import SingleStreamDiT
+from unifusion.hidden_states import INSTRUCTION, HiddenStates, make_hidden_states
 from unifusion.pooling import LayerwiseAttentionPooling
 from unifusion.training.euler import sample
 from unifusion.training.trainer import generator_for
@@ -69,24 +72,27 @@ class WithoutWords(EmojiSet):
 
 
 @torch.no_grad()
-def layers_read(pooling: LayerwiseAttentionPooling, emoji: EmojiSet) -> list[float]:
-    """Mean share of each tap in the tokens that LAP gives for the test part: weight times length, as the inspector counts."""
+def lap_view(pooling: LayerwiseAttentionPooling, emoji: EmojiSet) -> tuple[View, HiddenStates]:
+    """What the inspector sees of LAP on the tokens of all items, and these tokens."""
     states, bias = emoji.states_of(*items(emoji))
-    x = states[bias == 0]
-    for block in pooling.layerwise_blocks:
-        x = block(x)
-    return tap_share(x, pooling.projector.weight[0]).mean(0).tolist()
+    tokens = states[bias == 0][None]
+    count = tokens.shape[1]
+    hidden = make_hidden_states(tokens, [INSTRUCTION] * count, [""] * count, emoji.taps, "SmolLM2")
+    return look(pooling, tokens), hidden
 
 
 @torch.no_grad()
 def score(dit: SingleStreamDiT, emoji: EmojiSet, scores_file: Path, drawn_file: Path) -> None:
-    """Write what a run scores, and what it draws."""
+    """Write what a run scores, what it draws, and for LAP the inspector's page of its layers beside that."""
     things, styles = items(emoji)
     losses = flow_losses(dit, emoji, things, styles, LEVELS)
     scores = {"levels": LEVELS, "losses": [[round(value, 6) for value in row] for row in losses.tolist()]}
     scores["without_words"] = flow_losses(dit, WithoutWords(emoji), things, styles, LEVELS).mean(1).tolist()
     if isinstance(dit.txtfusion, LayerwiseAttentionPooling):
-        scores["layers_read"] = layers_read(dit.txtfusion, emoji)
+        view, hidden = lap_view(dit.txtfusion, emoji)
+        scores["layers_read"] = view.share.mean(0).tolist()
+        page = (255 * layers_page(hidden, view)[0]).round().byte().numpy()
+        Image.fromarray(page).save(drawn_file.with_suffix(".png"))
         silenced = {
             str(layer): flow_losses(dit, Silenced(emoji, index), things, styles, LEVELS).mean(1).tolist()
             for index, layer in enumerate(emoji.taps)

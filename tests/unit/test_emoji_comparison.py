@@ -207,6 +207,7 @@ def test_one_command_runs_the_queue_and_another_prints_what_is_there(comparison,
         "curves.png",
         "words.png",
         "layers.png",
+        "inspector.png",
         "emoji.json",
         "emoji.md",
     }
