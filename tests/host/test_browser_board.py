@@ -93,6 +93,8 @@ def test_every_picture_has_a_row_before_a_run(page):
         "() => [...document.querySelectorAll('.unifusion-board img')].map((image) => image.naturalWidth)"
     )
     assert loaded == [128, 128, 128] and sent(page) == []
+    names = page.evaluate("(id) => app.graph.getNodeById(id).widgets.map((w) => w.name)", page.combine)
+    assert names[-2:] == ["reference_board", "shown_text"]  # in every order of the two files
 
 
 def test_names_strengths_off_and_order_reach_the_model(page, server):

@@ -101,6 +101,9 @@ class Board {
       this.bar.addEventListener(kind, (event) => event.stopPropagation());
     this.widget = node.addDOMWidget("reference_board", "unifusion_board", this.bar, { serialize: false, margin: 10 });
     this.widget.serialize = false;
+    // Above the report, whichever of the two files the browser had first; neither is saved, so no value moves.
+    const report = node.widgets.findIndex((widget) => widget.name === "shown_text");
+    if (report >= 0) node.widgets.splice(report, 0, node.widgets.pop());
     this.widget.computeLayoutSize = undefined;
     this.widget.computeSize = () => [0, 20 + Math.max(1, this.shown ?? 1) * ROW];
   }
