@@ -172,6 +172,7 @@ def lasted(history):
 @pytest.mark.parametrize("what", ["encode", "write"])
 def test_cancel_on_a_live_server_ends_a_long_text_early(server, what):
     """Beside the same work left alone: the bound is its time, since a machine may be as busy as it likes."""
+    write_models(server.base)
     whole = server.queue(long_text(what, "a red fox"), 600)
     assert server.errors(whole) == []
     number = server.submit(long_text(what, "a blue hare"))
