@@ -26,6 +26,7 @@ from harness.fake_cuda import GIB, TO_DEVICE, TO_HOST, WAIT, WEIGHTS, FakeCuda, 
 DTYPES = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 MEGAPIXEL = 1024  # tokens of a picture of 1 MP
 SMALL = 144  # tokens that Krea 2's own window of 512 gives a picture
+TOKENS = (128, 512, 2048)  # of the table's prompts; its pictures are the same in each, so new in the first alone
 WRITTEN = 4  # tokens that VERIFI writes in the tests
 
 # Values of the device that the host waits for, each with its reason. Any other place is an error.
@@ -335,13 +336,16 @@ class Sizes:
 
     def rows(self) -> list[dict]:
         found = []
-        for tokens, count in itertools.product((128, 512, 2048), (0, 1, 3)):
+        for tokens, count in itertools.product(TOKENS, (0, 1, 3)):
             (hidden, below, _), encode = self.peak(self.scene.encode, tokens, count)
             positive, stock_encode = self.peak(self.stock, words(tokens), count)
             (model, above, under, *_), pool = self.peak(self.scene.pool, hidden, below)
             _, step = self.peak(self.scene.draw, model, above, under)
             _, stock_step = self.peak(self.stock_step, positive, self.stock("", 0))
-            row = dict(weights=self.weights, tokens=tokens, pictures=count, encode=encode, stock_encode=stock_encode)
+            pictures_of_row = f"{count}, {'new' if tokens == TOKENS[0] else 'known'}" if count else "0"
+            row = dict(
+                weights=self.weights, tokens=tokens, pictures=pictures_of_row, encode=encode, stock_encode=stock_encode
+            )
             found.append(row | dict(pool=pool, step=step, stock_step=stock_step))
             print(found[-1], file=sys.stderr, flush=True)
         return found

@@ -411,7 +411,7 @@ def run_variations(
     plain = chosen == ENCODE_AGAIN or known.combination != LAP
     as_encoded = reading._replace(selection=known.encode_selection)
     make = partial(empty_prompt, as_encoded) if plain else partial(empty_prompt, reading, system)
-    negative = put_off(later, clip, make)
+    negative: HiddenStates | Later | None = None
     if len(answers) > 1 and len({plain_text(answer) for answer, _, _ in answers}) == 1:
         ends.append("All variations say the same: a higher temperature, a lower min_p or a vaguer prompt parts them.")
     made = []
@@ -426,6 +426,8 @@ def run_variations(
                 (written.hidden, written.opener) if written is not None else read_given(reading, request, answer)
             )
             selected = selected_tokens(everything, chosen, opener)
+        if negative is None:  # not before a text that may be refused was read
+            negative = put_off(later, clip, make)
         report = [
             *foreign_word_lines(vlm, f"{prompt}\n{edited_text}"),
             f"VERIFI: {count_words(request.prompt)} words in, {count_words(text)} words out",
