@@ -158,7 +158,7 @@ def developed_prompts(count: int, seed: int) -> list[Prompt]:
     """Prompts of the training grammar by their kinds; those in other languages by language."""
     rng, made = np.random.default_rng((90_000, seed)), []
     for _ in range(count):
-        text, _, spec, kind, key = newcomer_prompt(rng)
+        text, _, spec, kind, key = newcomer_prompt(rng, held_out=True)
         made.append(Prompt(kind if key == "en" else f"{key}", text, (spec,)))
     return made
 
@@ -167,6 +167,6 @@ def developed_edits(count: int, seed: int) -> list[EditAsked]:
     """Edits of the training grammar by their kinds."""
     rng, made = np.random.default_rng((91_000, seed)), []
     for _ in range(count):
-        change = newcomer_edit(rng)
+        change = newcomer_edit(rng, held_out=True)
         made.append(EditAsked(change.kind, change.before, change.text, exact_spec(change.after)))
     return made

@@ -219,10 +219,10 @@ def development(count: int, seed: int = DEVELOPMENT_SEED):
     rng = np.random.default_rng(seed)
     items = []
     for _ in range(count):
-        text, _, spec, kind, key = newcomer_prompt(rng)
+        text, _, spec, kind, key = newcomer_prompt(rng, held_out=True)
         items.append((Chat(text), lambda scene, spec=spec: keeps_attributes(spec, scene), kind, key))
     for _ in range(count // 2):
-        change = newcomer_edit(rng)
+        change = newcomer_edit(rng, held_out=True)
         picture, _ = _draw(change.before, rng, "test")
         right = lambda scene, after=change.after: scene == after
         items.append((Chat(change.text, [[picture]]), right, f"edit {change.kind}", change.language))
