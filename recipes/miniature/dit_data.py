@@ -28,7 +28,7 @@ from .vlm_tasks import EDIT_SHARES
 from .wordings import caption_request, edit_instruction, user_prompt
 
 WITH_INSTRUCTION = "images and prompt"  # what conditions where the raw prompt is shown
-NEUTRAL = 0.12  # share of white and black things
+NEUTRAL = 0.2  # share of white and black things
 MANY = 0.2  # share of captions with four or five things
 PATCH = 16  # pixels of a DiT token: f8 latents in patches of 2
 ATTRIBUTES = (world.SHAPES, world.PAINTS, world.SIZES, world.TEXTURES)
