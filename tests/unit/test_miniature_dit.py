@@ -100,7 +100,7 @@ def test_labels_and_weights_lie_on_the_things():
     scene = world.Scene("navy", (world.Thing("heart", "red", "large", "dotted", 4),))
     labels = patch_labels(scene, np.zeros((9, 2), dtype=int)).reshape(8, 8, len(TOKEN_CLASSES))
     assert labels[4, 4].tolist() == [6, 0, 0, 2, 4]
-    assert labels[0, 0].tolist() == [8, 8, 2, 3, 4]
+    assert labels[0, 0].tolist() == [8, 10, 2, 3, 4]
     weight = loss_weight(scene, np.zeros((9, 2), dtype=int), 3.0)
     assert weight[8, 8] == 4.0 and weight[0, 0] == 1.0
 

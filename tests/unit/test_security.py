@@ -19,6 +19,7 @@ BY_COMMAND_ONLY = {
     "noxfile.py": "the task runner; it downloads the pinned host and checks its checksum",
     "unifusion/training": "the trainer; it writes checkpoints and logs where its command line says",
     "unifusion/dit.py": "the DiT for training and for use without ComfyUI",
+    "unifusion/layers_to_blocks.py": "two rivals of pooling, for training and comparisons",
     "unifusion/still_vae.py": "the VAE of still pictures, for training",
     "unifusion/pooling.py": "Layerwise Attention Pooling for training and for use without ComfyUI",
     "recipes": "making and training the bundled models",
