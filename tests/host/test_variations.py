@@ -15,6 +15,7 @@ from PIL import Image
 from unifusion.miniature import VLM_FOLDER
 
 PACK = Path(__file__).resolve().parents[2]
+VAGUE = "some things somewhere on a picture"  # how many and where is the text's own choice
 SAMPLE = {"sampling": "sample", "temperature": 1.0, "top_p": 0.95, "top_k": 64, "min_p": 0.0, "repetition_penalty": 1.1}
 bundled = pytest.mark.skipif(not (VLM_FOLDER / "model.safetensors").is_file(), reason="the bundled VLM is not here")
 WRITERS = ("krea2", "z-image", "boogu", "ernie-image", "lumina2", "joyimage")
@@ -31,12 +32,12 @@ def encoder(bridge, key):
     return make_encoder(key)
 
 
-def rewrites(bridge, key, *, variations, seed=0, **more):
+def rewrites(bridge, key, *, variations, seed=0, prompt="a red fox and a blue star", **more):
     vlm = bridge("encoders.text_encoder").VLM(encoder(bridge, key))
     bridge("encoders.kept").states_store(vlm).forget(lambda one: one.written)  # every call writes anew
     asked = {"sampling": SAMPLE, "max_length": 12, "precision": "fp32", **more}
     return bridge("actions.rewrite").run_variations(
-        encoder(bridge, key), "a red fox and a blue star", seed=seed, variations=variations, **asked
+        encoder(bridge, key), prompt, seed=seed, variations=variations, **asked
     )
 
 
@@ -80,16 +81,17 @@ def test_with_a_picture_and_the_text_encoded_again(bridge):
 
 @bundled
 def test_one_prefill_and_a_row_that_ended_costs_nothing_more(bridge):
+    hot = {"prompt": VAGUE, "sampling": SAMPLE | {"temperature": 2.0}, "max_length": 200}
     rewrites(bridge, "miniature", variations=1)  # the negative is kept from here on
     lengths = []
     for seed in range(30, 36):
         with fed(bridge, "miniature") as alone:
-            rewrites(bridge, "miniature", variations=1, seed=seed, max_length=200)
+            rewrites(bridge, "miniature", variations=1, seed=seed, **hot)
         if sum(tokens > 1 for _, tokens in alone) != 1:
             pytest.skip("a text of these seeds broke and was written again")
         lengths.append(len(alone) - 1)
     with fed(bridge, "miniature") as seen:
-        rewrites(bridge, "miniature", variations=6, seed=30, max_length=200)
+        rewrites(bridge, "miniature", variations=6, seed=30, **hot)
     assert seen[0][0] == 1 and seen[0][1] > 1
     assert len(set(lengths)) > 1
     assert [rows for rows, _ in seen[1:]] == [
@@ -121,10 +123,12 @@ def test_a_text_that_broke_is_written_again_with_its_own_seed(bridge, monkeypatc
         return "was disturbed" if bad else real(profile, request, written)
 
     monkeypatch.setattr(action, "_broken", broken)
-    several = rewrites(bridge, "miniature", variations=8, seed=11, max_length=200)
+    hot = {"prompt": VAGUE, "sampling": SAMPLE | {"temperature": 2.0}, "max_length": 200}
+    several = rewrites(bridge, "miniature", variations=8, seed=11, **hot)
+    assert len({one.text for one in several}) > 2
     assert 0 < sum("once more" in one.report or "Warning" in one.report for one in several)
     for number, one in enumerate(several):
-        same(one, rewrites(bridge, "miniature", variations=1, seed=11 + number, max_length=200)[0])
+        same(one, rewrites(bridge, "miniature", variations=1, seed=11 + number, **hot)[0])
 
 
 def test_the_last_seed_is_followed_by_the_first(bridge):
