@@ -18,7 +18,6 @@ from .scene import (
     SHAPES,
     SIZES,
     TEXTURES,
-    UNSEEN,
     Scene,
     Thing,
     can_be_seen,
@@ -145,13 +144,11 @@ def realise(wish: Wish, rng, held_out: bool = False) -> Scene:
             raise ValueError("no such thing in this split")
         for _ in range(item.count):
             things.append(Thing(thing.shape, thing.color, thing.size, thing.texture, next(cells)))
-    grounds = [b for b in BACKGROUNDS if not any((thing.color, b) in UNSEEN for thing in things)]
-    if not grounds:
+    wanted = BACKGROUNDS if wish.background is None else (wish.background,)
+    scenes = [scene for background in wanted if can_be_seen(scene := Scene(background, tuple(things)))]
+    if not scenes:
         raise ValueError("no background shows them all")
-    scene = Scene(wish.background or _biased(rng, grounds, 0.6), tuple(things))
-    if not can_be_seen(scene):
-        raise ValueError("a thing cannot be told from the background")
-    return scene
+    return _biased(rng, scenes, 0.6)
 
 
 def paint(rng) -> str:
@@ -565,40 +562,55 @@ def _elliptic(key, rng):
         return _list(key, rng)
     kind = pick(rng, ELLIPSES[key])
     shape, other = (SHAPES[index] for index in rng.permutation(len(SHAPES))[:2])
-    if kind in ("both", "shared"):
-        color = paint(rng)
-        wish = Wish([Part(Item(shape, color)), Part(Item(other, color))])
-        words = color_word(key, color, rng)
-        if kind == "shared":
-            return wish, f"a {words} {noun_en(shape, rng)} and {noun_en(other, rng)}"
-        one, two = (PHRASES[key](Item(name), rng) for name in (shape, other))
-        return wish, pick(rng, BOTH[key]).format(a=one, b=two, c=words)
     if kind == "between":
-        middle, side = sample_item(rng, 0.3, shape=1.0), sample_item(rng, 0.3, 2, shape=1.0)
-        words = pick(rng, BETWEEN[key]).format(a=PHRASES[key](middle, rng), b=PHRASES[key](side, rng))
-        return Wish([Part(side), Part(middle)], layout="between"), words
+        return _between(key, rng)
+    if kind in ("both", "shared"):
+        return _of_one_color(key, rng, (shape, other), kind)
     colors = [PAINTS[index] for index in rng.permutation(len(PAINTS))[: 3 if rng.random() < 0.3 else 2]]
     wish = Wish([Part(Item(shape, color)) for color in colors])
     words = [color_word(key, color, rng) for color in colors]
     if kind == "plural":
-        count = {2: "two", 3: "three"}[len(colors)]
-        each = " and ".join((", ".join(f"one {word}" for word in words[:-1]), f"one {words[-1]}"))
-        several = noun_en(shape, rng, many=True)
-        bare = " and ".join((", ".join(words[:-1]), words[-1]))
-        return wish, pick(rng, (f"{count} {several}, {each}", f"{bare} {several}", f"{several}: {', '.join(words)}"))
+        return wish, _plural_in_colors(shape, words, rng)
+    return wish, _noun_said_once(key, shape, colors, rng, at_the_end=kind == "last")
+
+
+def _between(key, rng):
+    middle, side = sample_item(rng, 0.3, shape=1.0), sample_item(rng, 0.3, 2, shape=1.0)
+    words = pick(rng, BETWEEN[key]).format(a=PHRASES[key](middle, rng), b=PHRASES[key](side, rng))
+    return Wish([Part(side), Part(middle)], layout="between"), words
+
+
+def _of_one_color(key, rng, shapes, kind):
+    color = paint(rng)
+    wish = Wish([Part(Item(shape, color)) for shape in shapes])
+    word = color_word(key, color, rng)
+    if kind == "shared":
+        one, two = (noun_en(shape, rng) for shape in shapes)
+        return wish, f"a {word} {one} and {two}"
+    one, two = (PHRASES[key](Item(shape), rng) for shape in shapes)
+    return wish, pick(rng, BOTH[key]).format(a=one, b=two, c=word)
+
+
+def _plural_in_colors(shape, words, rng) -> str:
+    """English: "two stars, one red and one blue"."""
+    several, number = noun_en(shape, rng, many=True), {2: "two", 3: "three"}[len(words)]
+    listed = lambda parts: " and ".join((", ".join(parts[:-1]), parts[-1]))
+    each = listed([f"one {word}" for word in words])
+    return pick(rng, (f"{number} {several}, {each}", f"{listed(words)} {several}", f"{several}: {', '.join(words)}"))
+
+
+def _noun_said_once(key, shape, colors, rng, at_the_end: bool) -> str:
+    """ "a red and a blue circle" or "a red circle and a blue one"; one and the same noun for all."""
     while True:
         phrases = [PHRASES[key](Item(shape, color), rng, "a") for color in colors]
         heads = [phrase.split(" ")[1 if key in ("fr", "es") else -1] for phrase in phrases]
         if len(set(heads)) == 1 and all(phrase.split(" ").count(heads[0]) == 1 for phrase in phrases):
             break
     bare = [" ".join(word for word in phrase.split(" ") if word != heads[0]) for phrase in phrases]
-    last = kind == "last" and key not in ("fr", "es")  # where the noun is said
-    kept = (
-        [*bare[:-1], phrases[-1]]
-        if last
-        else [phrases[0], *(text + (" one" if key == "en" else "") for text in bare[1:])]
-    )
-    return wish, joined(key, kept, rng)
+    if at_the_end:
+        return joined(key, [*bare[:-1], phrases[-1]], rng)
+    one = " one" if key == "en" else ""
+    return joined(key, [phrases[0], *(text + one for text in bare[1:])], rng)
 
 
 ELLIPSES = {

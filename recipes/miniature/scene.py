@@ -151,16 +151,21 @@ def sample_scene(rng, held_out: bool = False, count: int | None = None) -> Scene
     return Scene(BACKGROUNDS[rng.integers(len(BACKGROUNDS))], tuple(things))
 
 
+def stands_out(paint: str, background: str) -> bool:
+    """Whether a paint can be told from a background."""
+    return (paint, background) not in UNSEEN
+
+
 def can_be_seen(scene: Scene) -> bool:
     """Whether every thing stands out from the background."""
-    return all((thing.color, scene.background) not in UNSEEN for thing in scene.things)
+    return all(stands_out(thing.color, scene.background) for thing in scene.things)
 
 
 def with_neutral_things(rng, scene: Scene, chance: float) -> Scene:
     """The scene with each thing white or black with a ``chance``, where that can be seen."""
     things = []
     for thing in scene.things:
-        paints = [paint for paint in NEUTRALS if (paint, scene.background) not in UNSEEN]
+        paints = [paint for paint in NEUTRALS if stands_out(paint, scene.background)]
         neutral = rng.random() < chance and bool(paints)
         things.append(replace(thing, color=paints[rng.integers(len(paints))]) if neutral else thing)
     return Scene(scene.background, tuple(things))
