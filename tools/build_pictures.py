@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness.browser import open_page
+from harness.browser import open_page, use_renderer
 from harness.comfy_server import PACK, Server
 from harness.graphs import GRAPHS, Graph
 from PIL import Image, ImageDraw, ImageFont
@@ -107,11 +107,11 @@ def fresh_nodes(page) -> None:
     """Every node as it comes from the library, in both renderers."""
     kinds = page.evaluate("() => Object.keys(LiteGraph.registered_node_types).filter((t) => t.startsWith('UniFusion'))")
     for vue, name in ((False, "classic"), (True, "vue")):
-        page.evaluate("(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
+        use_renderer(page, vue)
         page.evaluate(FRESH, kinds)
         page.wait_for_timeout(1500)
         shot(page, whole(page), 0.6).save(TOUR / f"fresh_nodes_{name}.png", optimize=True)
-    page.evaluate("() => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+    use_renderer(page, False)
 
 
 def main() -> None:

@@ -48,9 +48,9 @@ def run_in_browser(page, server):
 @pytest.fixture(params=[False, True], ids=["classic nodes", "Vue nodes"])
 def rendered(page, request):
     """The page with one of the frontend's renderers."""
-    page.evaluate("(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", request.param)
+    browser.use_renderer(page, request.param)
     yield page
-    page.evaluate("() => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+    browser.use_renderer(page, False)
 
 
 def unfolded(prompt):
@@ -138,7 +138,7 @@ def test_workflows_on_the_miniature_run_from_the_browser(page, server, graph):
 @pytest.mark.parametrize("vue", [False, True], ids=["classic nodes", "Vue nodes"])
 def test_reports_are_shown_on_the_nodes(page, server, vue):
     """That of VERIFI Rewrite is tested with its studio."""
-    page.evaluate("(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
+    browser.use_renderer(page, vue)
     try:
         open_graph(page, shipped(INSPECT))
         arguments = [INSPECT.ids()["inspect"], "token budget:"]
@@ -160,7 +160,7 @@ def test_reports_are_shown_on_the_nodes(page, server, vue):
             arguments,
         )
     finally:
-        page.evaluate("() => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+        browser.use_renderer(page, False)
 
 
 @needs_weights

@@ -37,14 +37,10 @@ def browsed(server):
 
 @pytest.fixture(params=[False, True], ids=["classic nodes", "Vue nodes"])
 def page(browsed, request):
-    browsed.evaluate("(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", request.param)
-    browsed.problems.clear()
-    console = browser.PackConsole(browsed)
-    browsed.combine, browsed.preview = browsed.evaluate(BUILD)
-    browsed.wait_for_timeout(700)
-    yield browsed
-    console.close()
-    assert browsed.problems == [] and console.lines == []
+    with browser.watched(browsed, request.param):
+        browsed.combine, browsed.preview = browsed.evaluate(BUILD)
+        browsed.wait_for_timeout(700)
+        yield browsed
 
 
 def rows(page):

@@ -25,14 +25,9 @@ def browsed(server):
 
 @pytest.fixture(params=[False, True], ids=["classic nodes", "Vue nodes"])
 def page(browsed, request):
-    browsed.evaluate("(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", request.param)
-    browsed.vue = request.param
-    browsed.problems.clear()
-    console = browser.PackConsole(browsed)
-    browsed.evaluate("() => app.loadGraphData({ nodes: [], links: [], version: 0.4 })")
-    yield browsed
-    console.close()
-    assert browsed.problems == [] and console.lines == []
+    with browser.watched(browsed, request.param):
+        browsed.evaluate("() => app.loadGraphData({ nodes: [], links: [], version: 0.4 })")
+        yield browsed
 
 
 def look_at(page, number):

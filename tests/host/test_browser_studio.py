@@ -29,14 +29,9 @@ def browsed(server):
 
 @pytest.fixture(params=[False, True], ids=["classic nodes", "Vue nodes"])
 def page(browsed, request):
-    browsed.evaluate("(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", request.param)
-    browsed.vue = request.param
-    browsed.problems.clear()
-    opened = browser.PackConsole(browsed)
-    open_template(browsed)
-    yield browsed
-    opened.close()
-    assert browsed.problems == [] and opened.lines == []
+    with browser.watched(browsed, request.param):
+        open_template(browsed)
+        yield browsed
 
 
 def open_graph(page, graph):
@@ -401,7 +396,7 @@ def test_what_is_wrong_is_said_before_anything_runs(page, server):
     assert set(server.get("/history")) == before
     page.reload()
     page.wait_for_function(browser.READY, timeout=180_000)
-    page.evaluate("(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", page.vue)
+    browser.use_renderer(page, page.vue)
 
 
 def test_disable_metadata_leaves_the_workflow_alone():

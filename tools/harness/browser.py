@@ -81,6 +81,23 @@ def open_page(url: str, width: int = 1800, height: int = 1100, **settings):
         browser.close()
 
 
+def use_renderer(page, vue: bool) -> None:
+    """Nodes as the Vue renderer draws them, or the classic one."""
+    page.evaluate("(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
+
+
+@contextmanager
+def watched(page, vue: bool):
+    """The page with one of its renderers; in the end no error, and nothing of the pack in the console, may be there."""
+    use_renderer(page, vue)
+    page.vue = vue
+    page.problems.clear()
+    console = PackConsole(page)
+    yield page
+    console.close()
+    assert page.problems == [] and console.lines == []
+
+
 class PackConsole:
     """Errors and warnings in the browser's console that name the pack or its files; ``lines`` collects them."""
 
