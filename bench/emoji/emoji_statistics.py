@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t as student
 
-# Student's t, two-sided 95%, by degrees of freedom; more than that is near enough to the last.
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 LEAST_SEEDS = 3
 DRAWS = 2000
 
@@ -47,7 +46,7 @@ def figure(values: np.ndarray) -> Figure:
     middle, count = float(of_seeds.mean()), len(of_seeds)
     half = np.inf
     if count > 1:
-        half = STUDENT.get(count - 1, STUDENT[9]) * float(of_seeds.std(ddof=1)) / count**0.5
+        half = float(student.ppf(0.975, count - 1)) * float(of_seeds.std(ddof=1)) / count**0.5
     low, high = (float(end) for end in np.quantile(drawn, (0.025, 0.975)))
     return Figure(middle, (low, high), (middle - half, middle + half), count)
 
