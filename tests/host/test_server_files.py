@@ -7,11 +7,13 @@ import urllib.error
 import urllib.parse
 from pathlib import Path
 
+import numpy as np
 import pytest
-from harness.graphs import BLUEPRINTS, GRAPHS, SAVED
+from harness.graphs import BLUEPRINTS, GRAPHS, INSPECT, SAVED, TWO
 from PIL import Image
 from running_graphs import RUNNING, picture_of
 
+from recipes.miniature.scorer import read_scene
 from unifusion.miniature import DIT_FILE
 
 PACK = Path(__file__).resolve().parents[2]
@@ -118,6 +120,30 @@ def test_a_graph_of_0_1_0_loads_the_parts_by_the_names_it_saved(server):
 @pytest.mark.parametrize("graph", RUNNING)
 def test_workflows_on_the_miniature_run_through_the_api(server, graph):
     assert picture_of(server, graph, server.queue(graph.api()))
+
+
+def scenes(server, graph, *saves):
+    """What the scorer reads from the pictures that nodes of a template save, enlarged for the eye."""
+    outputs = server.queue(graph.api())["outputs"]
+    for save in saves:
+        found = outputs[str(graph.ids()[save])]["images"][0]
+        picture = Image.open(server.base / found["type"] / found["subfolder"] / found["filename"])
+        yield read_scene(np.asarray(picture.convert("RGB").resize((128, 128), Image.Resampling.BOX)))
+
+
+@needs_weights
+def test_strengths_of_two_references_show_as_the_template_says(server):
+    strong, even = scenes(server, TWO, "save", "even_save")
+    assert (strong.background, even.background) == ("navy", "white")
+    for scene in (strong, even):
+        assert {(thing.color, thing.shape) for thing in scene.things} == {("red", "heart"), ("yellow", "star")}
+
+
+@needs_weights
+def test_silenced_layers_show_as_the_template_says(server):
+    whole, less = scenes(server, INSPECT, "save", "less_save")
+    assert [(thing.color, thing.shape, thing.cell) for thing in whole.things] == [("green", "circle", 4)]
+    assert ("circle", 4) not in {(thing.shape, thing.cell) for thing in less.things}
 
 
 @pytest.mark.parametrize("graph", [graph for graph in GRAPHS if not graph.runs], ids=lambda graph: graph.name)

@@ -415,10 +415,10 @@ TWO = Graph(
         "night": sample("yellow star on navy"),
         "combine": board(("heart", "heart", 1.0), ("night", "night", 4.0)),
         "encode": encode("@heart and @night together", references=("combine", 0)),
-        **drawing("encode", seed=3),
+        **drawing("encode", seed=4),
         "save": save("shown", title="night at strength 4"),
         "even_encode": encode(READ, **{"images.image0": ("heart", 0), "images.image1": ("night", 0)}),
-        **drawing("even_encode", "even_", seed=3),
+        **drawing("even_encode", "even_", seed=4),
         "even_save": save("even_shown", "UniFusion even", title="both at strength 1"),
     },
     [
