@@ -709,8 +709,8 @@ COMPARE = Graph(
                 "job": "default",
             },
         ),
-        "encode": encode("a large circle at the center", references=("reference", 0)),
-        **drawing("encode", seed=4),
+        "encode": encode("a large red solid heart at the center", references=("reference", 0)),
+        **drawing("encode", seed=2),
         "compare": Node(
             "UniFusionCompare",
             {"image": ("shown", 0), "setting": "strength", "values": "0, 0.5, 1, 2, 4", "which": "", "columns": 0},
